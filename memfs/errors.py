@@ -148,6 +148,12 @@ class OtherContentError(CorruptDataError):
     """A form holds another content than it must, though each of its frames is sound by itself."""
 
 
+class NewerFormatError(MemfsError):
+    """Something was written by a later version of memfs, and is not damaged."""
+
+    errno = codes.EPROTONOSUPPORT
+
+
 class CodecMissingError(MemfsError):
     """The codec of a form is not installed here; nothing is damaged, its package brings it back."""
 

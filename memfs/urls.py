@@ -1,8 +1,31 @@
-"""URLs of object stores, as they may be shown."""
+"""URLs of object stores and options of their file systems, as they may be shown and stored."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PLAIN_OPTIONS = frozenset(
+    (
+        *("endpoint_url", "region", "anon", "profile", "requester_pays"),
+        *("project", "account_name", "account_host", "token_mode", "use_ssl"),
+    )
+)
+"""Options of file systems that a source may carry, since they are no secrets; others may be."""
+
+_SHOWN_OPTIONS = PLAIN_OPTIONS | {"region_name"}
+
+
+def options_without_secrets(options: Mapping[str, object]) -> dict[str, object]:
+    """Return the options of a file system that are no secrets, in order of name."""
+    return {
+        name: url_without_secrets(value) if isinstance(value, str) and "://" in value else value
+        for name, value in sorted(options.items())
+        if name in _SHOWN_OPTIONS and isinstance(value, str | int)
+    }
 
 
 def url_without_secrets(url: str) -> str:

@@ -117,7 +117,7 @@ class State:
             DirectoryStore(self.objects_dir, 30.0, STORE_THREADS_MAX), self.faults, deadline_s=30.0
         )
         self.named_faults = {name: FaultScript() for name in config.stores}
-        named = {
+        self.named_stores = {
             name: FaultyStore(
                 DirectoryStore(state_dir / f"store-{name}", 30.0, STORE_THREADS_MAX),
                 script,
@@ -126,7 +126,7 @@ class State:
             for name, script in self.named_faults.items()
         }
         self.all_stores: RemoteStore = (
-            together({"": self.remote, **named}) if named else self.remote
+            together({"": self.remote, **self.named_stores}) if self.named_stores else self.remote
         )
         """What moves have; `remote` is the default one of them."""
         self.open_table = OpenTable(self.raw_store, None)

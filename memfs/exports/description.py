@@ -3,7 +3,8 @@
 The objects of a state lie below `meta/` and its identity:
 
 - `parts/SNAP-NUMBER-RANDOM`: rows of the tables, in the columns of `metadata.columns`. Exports
-  share the parts that have not changed.
+  share the parts that have not changed. All that an export says of objects names them by their
+  addresses, so that those of named stores are among them; what was adopted is named by its source.
 - `SNAP/contents-RANDOM`: the description, which names the parts with their digests.
 - `SNAP/done.json`: names the description with its digest, and comes last. Without it there is no
   export.
@@ -11,6 +12,9 @@ The objects of a state lie below `meta/` and its identity:
 All but the last are containers, as those of files: compressed, checked by their digests, encrypted
 where the objects of files are. A container is bound to the state, and to the number of the snapshot
 as to a blob: no blob has that number. `done.json` has numbers and no name, and is in clear.
+
+An export with sources of adopted files has the format 2: a memfs that does not know them would
+take their files for lost ones. All others have the format 1.
 
 Invariant: what is read here is of the types that it must have, or `CorruptDataError` is raised.
 """
@@ -22,17 +26,30 @@ import re
 import secrets
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from memfs.errors import CorruptDataError
+from memfs.errors import CorruptDataError, NewerFormatError
+from memfs.exports.places import (
+    StoreAddress,
+    decode_source,
+    encode_source,
+    number_of,
+    text_of,
+    without_times,
+)
 from memfs.metadata.records import Blob
 from memfs.types import STATE_ID_BYTES, BlobId, FormCoding, Layout, Place, SnapshotId, StateId
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from memfs.metadata.foreign import Source
+
 PREFIX = "meta/"
 """That of the keys of all states' exports; no container of a file has such a key."""
 
 FORMAT = 1
+FORMAT_WITH_SOURCES = 2
+"""That of a description with sources."""
+FORMAT_MAX = FORMAT_WITH_SOURCES
 DONE_BYTES_MAX = 4096
 _DONE_NAME = "done.json"
 _DONE_KEY = re.compile(rf"{PREFIX}([0-9a-f]{{32}})/([0-9a-f]{{16}})/{re.escape(_DONE_NAME)}")
@@ -80,7 +97,7 @@ class Part(NamedTuple):
     """A part of an export."""
 
     kind: str
-    """`inodes`, `contents` or `dentries`."""
+    """`inodes`, `contents`, `dentries` or `gone`."""
     row_count: int
     sealed: Sealed
 
@@ -103,18 +120,26 @@ class Description(NamedTuple):
     parts: tuple[Part, ...]
     pools: str = "{}"
     """Pools of RAM of the mount, as `policy.pools.Pools.encode` has them."""
+    stores: tuple[StoreAddress, ...] = ()
+    """Named stores of the mount, and those that have objects of it."""
+    sources: tuple[Source, ...] = ()
+    """Those of adopted files."""
 
     def is_like(self, other: Description) -> bool:
         """Return whether another one says the same, wherever its parts lie."""
         return self._says() == other._says()
 
-    def _says(self) -> tuple[list[tuple[str, bytes]], str]:
-        return [(part.kind, part.sealed.digest) for part in self.parts], self.pools
+    def _says(self) -> tuple[object, ...]:
+        parts = [(part.kind, part.sealed.digest) for part in self.parts]
+        return parts, self.pools, self.stores, [*map(without_times, self.sources)]
 
     def encode(self) -> bytes:
         """Return it as its object has it."""
-        fields: dict[str, Any] = {"format": FORMAT, **self._asdict()}
+        number = FORMAT_WITH_SOURCES if self.sources else FORMAT
+        fields: dict[str, Any] = {"format": number, **self._asdict()}
         fields["state_id"] = self.state_id.hex()
+        fields["stores"] = [store.encode() for store in self.stores]
+        fields["sources"] = [encode_source(source) for source in self.sources]
         fields["parts"] = [
             {"kind": part.kind, "row_count": part.row_count, **_fields_of(part.sealed)}
             for part in self.parts
@@ -126,23 +151,29 @@ class Description(NamedTuple):
         """Return what `encode` gave.
 
         Raises:
-            CorruptDataError: It is not that, or of a later version.
+            CorruptDataError: It is not that.
+            NewerFormatError: It is of a later version.
         """
-        fields = _load(data, name)
+        # Exports of versions that left some of it out.
+        fields = {"pools": "{}", "stores": [], "sources": [], **_load(data, name)}
         try:
             parts = tuple(
-                Part(_text(each, "kind"), _number(each, "row_count"), _sealed(each))
+                Part(text_of(each, "kind"), number_of(each, "row_count"), _sealed(each))
                 for each in fields["parts"]
             )
-            snap, *numbers = (_number(fields, field) for field in cls._fields[1:-2])
-            # Exports of versions that left them out.
-            pools = _text({"pools": "{}", **fields}, "pools")
-            found = cls._make(
-                (_state_id(fields["state_id"]), SnapshotId(snap), *numbers, parts, pools)
+            snap, *numbers = (number_of(fields, field) for field in cls._fields[1:_PARTS])
+            places = (
+                tuple(StoreAddress.decode(each) for each in fields["stores"]),
+                tuple(decode_source(each) for each in fields["sources"]),
             )
-        except (ValueError, TypeError, KeyError) as error:
+            head = _state_id(fields["state_id"]), SnapshotId(snap), *numbers
+            found = cls._make((*head, parts, text_of(fields, "pools"), *places))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise CorruptDataError(f"{name}: no description of an export: {error}") from None
         return found
+
+
+_PARTS = Description._fields.index("parts")
 
 
 class Done(NamedTuple):
@@ -172,14 +203,14 @@ class Done(NamedTuple):
 
     @classmethod
     def decode(cls, data: bytes, name: str) -> Done:
-        """Return what `encode` gave; raises `CorruptDataError` as `Description.decode`."""
+        """Return what `encode` gave; raises as `Description.decode`."""
         fields = _load(data, name)
         try:
             contents = _sealed(fields["contents"])
             return cls(
                 _state_id(fields["state_id"]),
-                SnapshotId(_number(fields, "snap")),
-                _number(fields, "created_ns"),
+                SnapshotId(number_of(fields, "snap")),
+                number_of(fields, "created_ns"),
                 contents,
             )
         except (ValueError, TypeError, KeyError) as error:
@@ -235,38 +266,29 @@ def _load(data: bytes, name: str) -> dict[str, Any]:
         number = fields["format"]
     except (ValueError, TypeError, KeyError) as error:
         raise CorruptDataError(f"{name}: is damaged: {error}") from None
-    if number != FORMAT:
-        raise CorruptDataError(f"{name}: format {number!r} is unknown; a newer memfs may read it")
+    if type(number) is not int or number < FORMAT:
+        raise CorruptDataError(f"{name}: has the impossible format {number!r}")
+    if number > FORMAT_MAX:
+        raise NewerFormatError(
+            f"{name}: is of format {number}, and this memfs knows {FORMAT} to {FORMAT_MAX}: use "
+            "the version that has written it, or a newer one"
+        )
     assert isinstance(fields, dict)
     return fields
 
 
 def _sealed(fields: Mapping[str, Any]) -> Sealed:
-    key, digest = _text(fields, "key"), bytes.fromhex(_text(fields, "digest"))
+    key, digest = text_of(fields, "key"), bytes.fromhex(text_of(fields, "digest"))
     if not _KEY.fullmatch(key) or ".." in key:
         raise ValueError(f"the key {key!r}")
     return Sealed(
         key,
-        SnapshotId(_number(fields, "snap")),
-        _number(fields, "size"),
+        SnapshotId(number_of(fields, "snap")),
+        number_of(fields, "size"),
         digest,
-        _number(fields, "stored_bytes"),
-        *(_text(fields, name) for name in Sealed._fields[5:]),
+        number_of(fields, "stored_bytes"),
+        *(text_of(fields, name) for name in Sealed._fields[5:]),
     )
-
-
-def _number(fields: Mapping[str, Any], name: str) -> int:
-    value = fields[name]
-    if type(value) is not int or not 0 <= value < 1 << 63:
-        raise ValueError(f"{name} is {value!r}")
-    return value
-
-
-def _text(fields: Mapping[str, Any], name: str) -> str:
-    value = fields[name]
-    if type(value) is not str:
-        raise ValueError(f"{name} is {value!r}")
-    return value
 
 
 def _state_id(text: object) -> StateId:

@@ -33,6 +33,7 @@ from memfs.errors import (
     CorruptDataError,
     EncryptionKeyError,
     MemfsError,
+    NewerFormatError,
     NotFoundError,
     NotSupportedError,
     ObjectMissingError,
@@ -52,11 +53,14 @@ from memfs.exports.description import (
 )
 from memfs.exports.integrity import Integrity
 from memfs.exports.objects import open_sealed, seal_file
+from memfs.exports.places import StoreAddress
+from memfs.metadata.store_record import recall_store
 from memfs.moves.coding import key_of
 from memfs.placement.resident import POOLS_SETTING
 from memfs.signals import Signal
 from memfs.stores.digesting import digest_file
 from memfs.types import FormKind, SnapshotId
+from memfs.urls import url_without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -64,6 +68,8 @@ if TYPE_CHECKING:
 
     from memfs.config import SnapshotsConfig
     from memfs.exports.description import Sealed
+    from memfs.metadata.foreign import Source
+    from memfs.metadata.records import ExportPosition
     from memfs.moves.attempt import MoveParts
     from memfs.moves.open_files import OpenFiles
     from memfs.placement.quotas import Quotas
@@ -83,6 +89,9 @@ COUNTS = ("file_count", "content_bytes", "missing_count", "missing_bytes")
 
 TABLES = ("inodes", "dentries")
 """As of `metadata.sqlite.exporting.read_page`."""
+
+TABLES_OF_SOURCES = ("gone",)
+"""Those that have rows only where there are sources."""
 
 UPLOADS_MAX = 3
 """Objects of an export under way at a time. Guess."""
@@ -107,7 +116,7 @@ class Reader(Protocol):
         """Bring all changes so far into the tables."""
 
     async def read_parts(
-        self, table: str, snap: SnapshotId, after: tuple[int, int], paths: Sequence[Path]
+        self, table: str, snap: SnapshotId, after: ExportPosition, paths: Sequence[Path]
     ) -> dict[str, Any]:
         """Have the next parts written into files."""
 
@@ -355,11 +364,11 @@ class Exporter:
         await self._forget_unfinished()
         former = await self._look(remote)
         await self._seal_all()
-        note = await self._begin()
+        note, sources = await self._begin()
         try:
             await self._reader.publish()
             parts.faults.reach("export.published")
-            description = await self._store_parts(remote, note, former)
+            description = await self._store_parts(remote, note, sources, former)
             if former is not None and former.is_whole and description.is_like(former.description):
                 # All is as it was, byte by byte: there is nothing to say again.
                 return await self._note_unchanged(former.description)
@@ -386,8 +395,8 @@ class Exporter:
         )
         return done
 
-    async def _begin(self) -> ExportNote:
-        """Make the snapshot, and note that it is being exported."""
+    async def _begin(self) -> tuple[ExportNote, list[Source]]:
+        """Make the snapshot, and note that it is being exported; returns the sources as well."""
         engine, now_ns = self._engine, self._clock()
         total = (await engine.usage()).inode_count
         self.progress = self.progress._replace(row_total=2 * total)
@@ -400,6 +409,7 @@ class Exporter:
                     )
                     note = ExportNote(snapshot.snap, now_ns, is_done=False)
                     await self._put([*self._notes, note])
+                    sources = await engine.list_sources()
                     # What is written to them from now on is not of this instant; and an export has
                     # no bytes but those of objects.
                     files = await self._open_files.find()
@@ -412,11 +422,15 @@ class Exporter:
         self._hold()
         await trio.to_thread.run_sync(engine.sync)
         self._parts.faults.reach("export.begun")
-        return note
+        return note, sources
 
     # --- parts -----------------------------------------------------------------------------------
     async def _store_parts(
-        self, remote: RemoteStore, note: ExportNote, former: Former | None
+        self,
+        remote: RemoteStore,
+        note: ExportNote,
+        sources: Sequence[Source],
+        former: Former | None,
     ) -> Description:
         """Store what has changed; returns the description."""
         known = {
@@ -442,8 +456,8 @@ class Exporter:
                 await trio.to_thread.run_sync(partial(path.unlink, missing_ok=True))
 
         async with trio.open_nursery() as nursery:
-            for table in TABLES:
-                after: tuple[int, int] | None = (0, 0)
+            for table in (*TABLES, *(TABLES_OF_SOURCES if sources else ())):
+                after: ExportPosition | None = (0, 0)
                 while after is not None and not failures:
                     # Files wait on the disk: not more than a few.
                     async with slots:
@@ -454,7 +468,7 @@ class Exporter:
                     for told, path in zip(page["parts"], paths, strict=False):
                         number += 1
                         nursery.start_soon(take, number, told["kind"], told["row_count"], path)
-                    rows = page["parts"][0]["row_count"]
+                    rows = sum(part["row_count"] for part in page["parts"][:1])
                     self.progress = self.progress._replace(row_count=self.progress.row_count + rows)
                     for name in counts:
                         counts[name] += page[name]
@@ -474,7 +488,22 @@ class Exporter:
             **counts,
             parts=parts,
             pools=pools,
+            stores=await self._stores(),
+            sources=tuple(sources),
         )
+
+    async def _stores(self) -> tuple[StoreAddress, ...]:
+        """Return where the named stores are: those in use, and those that have objects yet."""
+        parts, configured = self._parts, self._parts.config.stores
+        found = []
+        for name in sorted({*configured, *await parts.engine.list_stores()}):
+            if (named := configured.get(name)) is not None:
+                key = key_of(parts, FormKind.REMOTE, name)
+                key_id = "" if key is None else key.id.hex()
+                found.append(StoreAddress.of(name, named, key_id))
+            elif known := await recall_store(parts.engine, name):
+                found.append(StoreAddress(name, url_without_secrets(known)))
+        return tuple(found)
 
     async def _take_part(
         self,
@@ -552,7 +581,7 @@ class Exporter:
         for note in self._stored:
             try:
                 _, description = await self._recall(remote, note.snap)
-            except EncryptionKeyError as error:
+            except (EncryptionKeyError, NewerFormatError) as error:
                 log.info("an export before cannot be read, all is stored anew: %s", error)
             except (CorruptDataError, ObjectMissingError) as error:
                 why, done = str(error), done_key(self._engine.state_id, note.snap)
@@ -599,7 +628,7 @@ class Exporter:
 
         Raises:
             CorruptDataError, ObjectMissingError: It is not there as it was written.
-            EncryptionKeyError, StoreError: It cannot be read.
+            EncryptionKeyError, NewerFormatError, StoreError: It cannot be read.
         """
         done = await read_done(remote, self._engine.state_id, snap)
         known = self._known.get(snap)

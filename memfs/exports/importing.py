@@ -12,6 +12,7 @@ damaged is passed over for the one before, and the caller is told so.
 
 from __future__ import annotations
 
+import json
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,6 +21,7 @@ import trio
 from memfs.errors import (
     CorruptDataError,
     EncryptionKeyError,
+    NewerFormatError,
     ObjectMissingError,
     StoreUnavailableError,
     UsageError,
@@ -29,26 +31,45 @@ from memfs.exports.description import PREFIX, Description, Done, ExportId, parse
 from memfs.exports.exporter import SETTING as EXPORTS_SETTING
 from memfs.exports.exporter import ExportNote, dump_notes, read_done
 from memfs.exports.objects import open_sealed
+from memfs.exports.places import StoreAddress, needs_trust, store_of_source
 from memfs.metadata.sqlite.creation import NO_SETTINGS
 from memfs.metadata.sqlite.importing import StateBuilder
 from memfs.metadata.store_record import SETTING as STORE_SETTING
+from memfs.metadata.store_record import recall_store, store_setting
 from memfs.moves.faults import FaultPoints
-from memfs.moves.generation import SOURCE_SETTING, StateGeneration
+from memfs.moves.generation import SOURCE_SETTING, StateGeneration, source_setting
 from memfs.placement.resident import POOLS_SETTING
 from memfs.policy.ages import AGE_SETTING
 from memfs.policy.marks import AGES_XATTR, MARKED_SETTING, MARKS, TENSOR_MARKS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Container, Mapping, Sequence
     from pathlib import Path
 
     from memfs.encryption.keys import KeyRing
-    from memfs.metadata.local import Local
+    from memfs.metadata.engine import Engine
     from memfs.metadata.sqlite.importing import Imported
     from memfs.stores.store import RemoteStore
 
 AHEAD_COUNT = 2
 """Parts that are fetched before the rows before them are in the tables."""
+
+STORES_SETTING = "exports.stores"
+"""Names of the stores that the former state had, as JSON."""
+
+_DOUBTFUL_SHOWN = 3
+
+
+class NamedStore(NamedTuple):
+    """A named store that the new state needs, or that the former one had."""
+
+    name: str
+    url: str
+    """Without secrets; empty: it is not known."""
+    object_count: int
+    """Places in it where bytes of files are."""
+    section: str
+    """That of a configuration, in TOML; without credentials and keys."""
 
 
 class Chosen(NamedTuple):
@@ -59,6 +80,8 @@ class Chosen(NamedTuple):
     imported: Imported
     passed_over: tuple[str, ...]
     """A sentence for each later export that could not be used."""
+    stores: tuple[NamedStore, ...] = ()
+    """Named stores that have objects, and those that sources get their credentials from."""
 
 
 class Wanted(NamedTuple):
@@ -76,6 +99,10 @@ class Wanted(NamedTuple):
     """Take nothing in clear: the configuration encrypts, and anybody may have written it."""
     settings: Mapping[str, bytes] = NO_SETTINGS
     """Those that a new state has from the beginning."""
+    stores: frozenset[str] = frozenset()
+    """Names of the stores that are configured."""
+    trusts_sources: bool = False
+    """Take an export in clear whose sources may lead to what is on this machine."""
 
 
 async def list_exports(remote: RemoteStore) -> list[ExportId]:
@@ -104,9 +131,12 @@ async def import_state(
         for export in candidates:
             try:
                 description = await _build(wanted, export, builder, show, faults)
-            except EncryptionKeyError as error:
+            except (EncryptionKeyError, NewerFormatError) as error:
                 # Older ones may be complete, but to take one needs the user's word: `--at`.
-                raise UsageError("; ".join([*passed_over, str(error)]), ExitCode.PROBLEMS) from None
+                raise UsageError(
+                    "; ".join([*passed_over, f"{error}; --list shows older ones for --at"]),
+                    ExitCode.PROBLEMS,
+                ) from None
             except StoreUnavailableError:
                 raise
             except (CorruptDataError, ObjectMissingError) as error:
@@ -121,12 +151,17 @@ async def import_state(
                 settings[AGE_SETTING] = b"0"
             try:
                 imported = await trio.to_thread.run_sync(
-                    builder.finish, description.state_id, description.next_id, settings
+                    builder.finish,
+                    description.state_id,
+                    description.next_id,
+                    settings,
+                    description.sources,
                 )
             except CorruptDataError as error:
                 passed_over.append(f"export {export} cannot be used: {error}")
                 continue
-            return Chosen(export, description, imported, tuple(passed_over))
+            stores = _named_stores(description, imported)
+            return Chosen(export, description, imported, tuple(passed_over), stores)
     except BaseException:
         builder.discard()
         raise
@@ -134,6 +169,22 @@ async def import_state(
     raise UsageError(
         f"{wanted.url}: nothing was imported: {'; '.join(passed_over)}", ExitCode.PROBLEMS
     )
+
+
+def _named_stores(description: Description, imported: Imported) -> tuple[NamedStore, ...]:
+    """Return the named stores that files are read from, or with whose credentials."""
+    uses = {use.name: use for use in imported.stores}
+    lent = {store_of_source(source) for source in description.sources} - {""}
+    told = {store.name: store for store in description.stores}
+    found = []
+    for name in sorted({*uses, *lent}):
+        use, store = uses.get(name), told.get(name)
+        # Of exports of versions that told no stores.
+        known = store or StoreAddress(name, "")
+        key_ids = use.key_ids if use is not None else ()
+        section = known.section(key_ids)
+        found.append(NamedStore(name, known.url, use.form_count if use else 0, section))
+    return tuple(found)
 
 
 def choose(exports: Sequence[ExportId], wanted: Wanted) -> list[ExportId]:
@@ -187,6 +238,8 @@ async def _build(
         raise CorruptDataError(f"{name}: its description is that of another export")
     if done.contents.key_id and not all(part.sealed.key_id for part in description.parts):
         raise CorruptDataError(f"{name}: a part of it is in clear")
+    if not done.contents.key_id:
+        _refuse_untrusted(wanted, description, export)
     await trio.to_thread.run_sync(builder.begin)
     total = sum(part.sealed.stored_bytes for part in description.parts)
     done_bytes, now_ns = 0, time.time_ns()
@@ -229,6 +282,18 @@ def _refuse_clear(wanted: Wanted, done: Done, name: str) -> None:
         )
 
 
+def _refuse_untrusted(wanted: Wanted, description: Description, export: ExportId) -> None:
+    """See that who may write to a bucket has no mount read what is on this machine."""
+    doubtful = [source.url for source in description.sources if needs_trust(source)]
+    if doubtful and not wanted.trusts_sources:
+        told = ", ".join(doubtful[:_DOUBTFUL_SHOWN])
+        raise UsageError(
+            f"export {export} has files that are read from {told}, and is in clear: whoever may "
+            "write to the store can have named these places; add --trust-sources if they are yours",
+            ExitCode.PROBLEMS,
+        )
+
+
 async def _settings(
     wanted: Wanted, exports: Sequence[ExportId], description: Description
 ) -> dict[str, bytes]:
@@ -247,6 +312,13 @@ async def _settings(
         SOURCE_SETTING: wanted.url.encode(),
         STORE_SETTING: wanted.url.encode(),
         POOLS_SETTING: description.pools.encode(),
+        STORES_SETTING: json.dumps([store.name for store in description.stores]).encode(),
+        # So that what is not configured yet can be told with its place.
+        **{
+            store_setting(store.name): store.url.encode()
+            for store in description.stores
+            if store.name not in wanted.stores
+        },
     }
     if (noted := dump_notes(sorted(notes))) is not None:
         settings[EXPORTS_SETTING] = noted
@@ -254,10 +326,11 @@ async def _settings(
 
 
 async def take_over(
-    engine: Local,
+    engine: Engine,
     stores: Mapping[str, RemoteStore],
     temporary_path: Callable[[str], Path],
     faults: FaultPoints | None = None,
+    without: Collection[str] = (),
 ) -> None:
     """Make the stores this state's own; the former state can change nothing in them from now on.
 
@@ -266,19 +339,61 @@ async def take_over(
         stores: By name, that of the default one empty.
         temporary_path: As of `StateGeneration`.
         faults: Likewise.
+        without: Names of stores that are left to the former state: nothing is changed in them, and
+            a mount with one of them changes nothing in any, until they are taken over too.
 
     Raises:
-        UsageError: It is its own already.
+        UsageError: It is its own already; or objects are in a store that is in neither of both.
         StoreError: The store does not answer; nothing has changed, or only the mark: do it again.
     """
     faults = faults or FaultPoints()
-    if await engine.get_setting(SOURCE_SETTING) is None:
+    is_own = await engine.get_setting(SOURCE_SETTING) is None
+    due = [name for name in stores if name not in without]
+    if is_own:
+        due = [name for name in due if await engine.get_setting(source_setting(name)) is not None]
+    if not due:
         raise UsageError("the store belongs to this state already", ExitCode.PROBLEMS)
-    for name, remote in stores.items():
-        generation = StateGeneration(engine, remote, temporary_path, faults, store=name)
+    left: list[str] = []
+    if not is_own:
+        left = await _left_stores(engine, stores, without)
+    for name in due:
+        generation = StateGeneration(engine, stores[name], temporary_path, faults, store=name)
         await generation.take_over()
     faults.reach("import.marked")
     async with engine.change():
-        await engine.put_setting(SOURCE_SETTING, None)
+        for name in left:
+            url = await recall_store(engine, name) or name
+            await engine.put_setting(source_setting(name), url.encode())
+        for name in due:
+            await engine.put_setting(source_setting(name), None)
     await trio.to_thread.run_sync(engine.sync)
     faults.reach("import.taken")
+
+
+async def _left_stores(
+    engine: Engine, stores: Container[str], without: Collection[str]
+) -> list[str]:
+    """Return the named stores that stay with the former state.
+
+    Those that have no object of this state, and are not configured, are among them: it may have
+    left its mark there.
+
+    Raises:
+        UsageError: There is no such store, or one that has objects is neither configured nor named.
+    """
+    in_use = await engine.list_stores()
+    former = json.loads(await engine.get_setting(STORES_SETTING) or b"[]")
+    known = dict.fromkeys([*in_use, *former])
+    for name in without:
+        if name not in known and name not in stores:
+            raise UsageError(f"--without {name}: this state has no store of that name")
+    lacking = [name for name in in_use if name not in stores and name not in without]
+    if lacking:
+        places = [f"{name} ({await recall_store(engine, name) or '?'})" for name in lacking]
+        raise UsageError(
+            f"objects of this state are in stores that are not configured: {', '.join(places)}; "
+            f"add [stores.{lacking[0]}] to the configuration, or leave it to the former state by "
+            f"--without {lacking[0]}",
+            ExitCode.PROBLEMS,
+        )
+    return [name for name in known if name not in stores or name in without]

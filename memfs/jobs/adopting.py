@@ -41,7 +41,7 @@ from memfs.moves.attempt import sources_of
 from memfs.moves.hydrating import hydrate
 from memfs.moves.outcome import MoveOutcome
 from memfs.types import InodeNo, SourceId
-from memfs.urls import url_without_secrets
+from memfs.urls import PLAIN_OPTIONS, url_without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
@@ -67,14 +67,6 @@ TAKE_OPTION = "take"
 
 _MODE_MAX = 0o7777
 _ID_MAX = (1 << 32) - 2
-
-PLAIN_OPTIONS = frozenset(
-    (
-        *("endpoint_url", "region", "anon", "profile", "requester_pays"),
-        *("project", "account_name", "account_host", "token_mode", "use_ssl"),
-    )
-)
-"""Options of file systems that a source may carry; all others may be secrets."""
 
 
 class _Owning:

@@ -354,6 +354,11 @@ class FileOrder(NamedTuple):
     descending: bool = False
 
 
+ExportPosition = tuple[int, "int | str"]
+"""Where a page of an export ends: an inode and 0, a directory and a cookie, or a source and a key
+in hexadecimal digits; (0, 0) before the first one."""
+
+
 class FilePosition(NamedTuple):
     """Where a page of found files ended; the next one goes on behind it."""
 

@@ -20,7 +20,7 @@ async def recall_store(engine: Local, name: str = "") -> str | None:
         engine: That of the state directory.
         name: That of a named store, whose `url` is told instead.
     """
-    stored = await engine.get_setting(_setting(name))
+    stored = await engine.get_setting(store_setting(name))
     return None if stored is None else stored.decode()
 
 
@@ -37,11 +37,12 @@ async def record_store(engine: Local, url: str | None, name: str = "") -> str | 
     if former == now:
         return None
     async with engine.change():
-        await engine.put_setting(_setting(name), now.encode())
+        await engine.put_setting(store_setting(name), now.encode())
     return former
 
 
-def _setting(name: str) -> str:
+def store_setting(name: str) -> str:
+    """Return the setting that has the URL of a store; the name of the default one is empty."""
     return f"{SETTING}.{name}" if name else SETTING
 
 

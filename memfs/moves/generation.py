@@ -50,7 +50,9 @@ log = logging.getLogger(__name__)
 
 SETTING = "generation"
 SOURCE_SETTING = "source"
-"""`glacier.url` of the store that this state was imported from and has not taken over."""
+"""`glacier.url` of the store that this state was imported from and has not taken over.
+
+With a name of a store behind it (`source_setting`) the URL of one that was left at a take-over."""
 
 PREFIX = "states/"
 """That of the keys of marks; no container has such a key."""
@@ -68,6 +70,11 @@ FRESH_S = 60.0
 _TOKEN_BYTES = 8
 _MARK_BYTES_MAX = 64
 _MAGIC = b"memfs state generation "
+
+
+def source_setting(store: str) -> str:
+    """Return the setting which says that a store is not taken over; the default's name is empty."""
+    return f"{SOURCE_SETTING}.{store}" if store else SOURCE_SETTING
 
 
 class Mark(NamedTuple):
@@ -101,6 +108,7 @@ class StateGeneration:
         store: str = "",
     ) -> None:
         self._setting = f"{SETTING}.{store}" if store else SETTING
+        self._store = store
         self._faults = faults or FaultPoints()
         self._engine = engine
         self._remote = remote
@@ -135,13 +143,15 @@ class StateGeneration:
             UsageError: The store has seen a later mount of this state directory.
             MemfsError: The state directory cannot be written.
         """
-        source = await self._engine.get_setting(SOURCE_SETTING)
-        if source is not None:
-            self.source = (
-                f"this state was imported from {source.decode()}, where nothing is changed before "
-                "it takes the store over: unmount, then `memfs snapshot import --take-over`"
-            )
-            return
+        for setting in dict.fromkeys((SOURCE_SETTING, source_setting(self._store))):
+            source = await self._engine.get_setting(setting)
+            if source is not None:
+                self.source = (
+                    f"this state was imported from {source.decode()}, where nothing is changed "
+                    "before it takes the store over: unmount, then `memfs snapshot import "
+                    "--take-over`"
+                )
+                return
         await self._begin(take_stale=take_stale)
 
     async def take_over(self) -> None:

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from memfs.metadata.columns import Row
+    from memfs.metadata.records import ExportPosition
     from memfs.metadata.sqlite.exporting import Part
 
 FILES_A_DIRECTORY = 100
@@ -127,7 +128,7 @@ def read_parts(state_dir: Path, snap: SnapshotId) -> tuple[list[Part], float]:
     parts: list[Part] = []
     longest_s = 0.0
     for table in (INODES, DENTRIES):
-        after: tuple[int, int] | None = (0, 0)
+        after: ExportPosition | None = (0, 0)
         while after is not None:
             begun_s = time.perf_counter()
             connection.execute("begin")

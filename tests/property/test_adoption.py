@@ -163,6 +163,7 @@ class Life:
         assert report["problem"] == ""
         objects = self.bucket.objects
         known = {model.key: path for path, model in self.files.items() if model.key}
+        taken = {*self.files}
         for key, path in known.items():
             model = self.files[path]
             if key not in objects:
@@ -172,9 +173,9 @@ class Life:
                 self.files[path] = Model(key, *objects[key])
         self.gone &= objects.keys()
         for key in objects.keys() - known.keys() - self.gone:
-            if key not in self.files:
+            if key not in taken:
                 self.files[key] = Model(key, *objects[key])
-            else:
+            elif key in self.files:
                 # Something of memfs's own has the name, and knows the key from now on.
                 self.files[key] = self.files[key]._replace(key=self.files[key].key or key)
         self.check()

@@ -10,6 +10,9 @@ that version told of all of it.
 to triggers: killed with snapshots, of which one is leaving, and with changes in the journal that
 the tables lack. In the first one the tables have no snapshot yet, in the second one they have one,
 and the triggers. `expected.json` has the trees of the snapshots and all undo rows.
+
+`export-1.tar.xz` is no state directory but an object store (`unpack_store`): the last version that
+left named stores and sources out of an export has filled it as `tests.unit.test_exports.fill` does.
 """
 
 from __future__ import annotations
@@ -32,3 +35,11 @@ def unpack(target: Path, name: str = "format-2") -> tuple[Path, dict[str, Any]]:
     for path, mtime_ns in expected["raw_mtimes_ns"].items():
         os.utime(state_dir / path, ns=(mtime_ns, mtime_ns))
     return state_dir, expected
+
+
+def unpack_store(target: Path, name: str = "export-1") -> dict[str, Any]:
+    """Unpack an object store into `target/store`; returns what is expected of its export."""
+    with tarfile.open(Path(__file__).with_name(f"{name}.tar.xz")) as tar:
+        tar.extractall(target, filter="data")
+    expected: dict[str, Any] = json.loads((target / "expected.json").read_text())
+    return expected

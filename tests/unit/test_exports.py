@@ -36,13 +36,16 @@ from memfs.policy.marks import MARKED_SETTING, PRIORITY_XATTR
 from memfs.stores.directory import DirectoryStore
 from memfs.types import NOW, ROOT_INODE, FormKind, InodeNo
 from tests.faulty_store import Fault, FaultKind
-from tests.moving import State, compressible
+from tests.moving import SMALL_FRAMES, State, compressible
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
+    from memfs.config import Config
     from memfs.exports.importing import Chosen
+    from memfs.metadata.records import ExportPosition
+    from memfs.metadata.sqlite.engine import SqliteEngine
     from memfs.moves.faults import FaultPoints
     from memfs.stores.store import RemoteStore
     from memfs.types import SnapshotId
@@ -55,19 +58,22 @@ OTHER_KEYS = KeyRing([Key(bytes(range(1, 33)), "other")])
 class NearReader:
     """Reads the tables in this process, in a connection of its own."""
 
-    def __init__(self, state: State, limits: PartLimits = PART_LIMITS) -> None:
-        self._state = state
+    def __init__(
+        self, engine: SqliteEngine, state_dir: Path, limits: PartLimits = PART_LIMITS
+    ) -> None:
+        self._engine = engine
+        self._state_dir = state_dir
         self._limits = limits
 
     async def publish(self) -> None:
-        self._state.engine.wait_for_checkpoint()
-        assert self._state.engine.publish()
+        self._engine.wait_for_checkpoint()
+        assert self._engine.publish()
         await trio.lowlevel.checkpoint()
 
     async def read_parts(
-        self, table: str, snap: SnapshotId, after: tuple[int, int], paths: Sequence[Path]
+        self, table: str, snap: SnapshotId, after: ExportPosition, paths: Sequence[Path]
     ) -> dict[str, Any]:
-        path = self._state.state_dir / "metadata.db"
+        path = self._state_dir / "metadata.db"
         connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
         try:
             page = read_page(connection, table, snap, after, self._limits)
@@ -84,7 +90,7 @@ class NearReader:
 
 
 class World:
-    """A state with its exporter, whose store lies beside it."""
+    """A state with its exporter, whose stores lie beside it."""
 
     def __init__(
         self,
@@ -94,16 +100,19 @@ class World:
         faults: FaultPoints | None = None,
         keep_count: int = 2,
         limits: PartLimits = PART_LIMITS,
+        config: Config = SMALL_FRAMES,
     ) -> None:
-        self.state = State(root / name, keys=keys, faults=faults)
+        self.state = State(root / name, config, keys=keys, faults=faults)
         self.store = DirectoryStore(root / "store", 30.0, 4)
         self.state.remote._inner = self.store
+        for named, faulty in self.state.named_stores.items():
+            faulty._inner = DirectoryStore(root / f"store-{named}", 30.0, 4)
         self.generation = StateGeneration(
             self.state.engine, self.state.remote, self.state.packed_store.temporary_path
         )
         self.exporter = Exporter(
             self.state.parts,
-            NearReader(self.state, limits),
+            NearReader(self.state.engine, self.state.state_dir, limits),
             OpenFiles(self.state.parts),
             Quotas(QuotasConfig(), self.state.engine),
             self.state.sealer.seal_all,
@@ -191,10 +200,16 @@ async def bring(
     encrypted: bool = False,
     faults: FaultPoints | None = None,
     remote: RemoteStore | None = None,
+    stores: frozenset[str] = frozenset(),
+    trusts_sources: bool = False,
 ) -> Chosen:
     """Import into a new state."""
     store = remote or DirectoryStore(root / "store", 30.0, 4)
-    wanted = Wanted(store, URL, keys, root / name, at, encrypted, SETTINGS_OF_NEW_STATE)
+    wanted = Wanted(
+        *(store, URL, keys, root / name, at, encrypted, SETTINGS_OF_NEW_STATE),
+        stores=stores,
+        trusts_sources=trusts_sources,
+    )
     return await import_state(wanted, lambda *_: None, faults)
 
 
@@ -264,12 +279,12 @@ async def test_an_export_shows_one_instant_while_files_change(tmp_path: Path) ->
         await fill(world.state)
         before = await look(world.state)
         state, engine = world.state, world.state.engine
-        reader = NearReader(state)
+        reader = NearReader(engine, state.state_dir)
         read = reader.read_parts
         changed: list[int] = []
 
         async def change_first(
-            table: str, snap: SnapshotId, after: tuple[int, int], paths: Sequence[Path]
+            table: str, snap: SnapshotId, after: ExportPosition, paths: Sequence[Path]
         ) -> dict[str, Any]:
             number = len(changed)
             changed.append(number)
@@ -306,7 +321,7 @@ async def test_a_file_that_is_open_for_writing_has_no_bytes_of_later(tmp_path: P
         await engine.unseal(ino, inode.raw)
         engine.commit_nowait()
         state.raw_store.path(inode.raw).write_bytes(first)
-        reader = NearReader(state)
+        reader = NearReader(engine, state.state_dir)
         publish = reader.publish
 
         async def go_on_first() -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memfs.metadata.columns import Row
+    from memfs.metadata.foreign import Source
 
 TEXTS = ["", "zstd:3", "o'); drop table inode; --", "\0", "\udcff", "ä" * 100]
 
@@ -54,12 +55,14 @@ def names(numbers: Sequence[int]) -> bytes:
     return encode([(INODE_SHAPE, root), (DENTRY_SHAPE, rows)])
 
 
-def build(state_dir: Path, parts: Sequence[bytes]) -> sqlite3.Connection:
+def build(
+    state_dir: Path, parts: Sequence[bytes], sources: Sequence[Source] = ()
+) -> sqlite3.Connection:
     builder = StateBuilder(state_dir)
     builder.begin()
     for number, data in enumerate(parts):
         builder.add(data, f"part {number}", 9)
-    builder.finish(StateId(bytes(16)), 1000, {})
+    builder.finish(StateId(bytes(16)), 1000, {}, sources)
     return sqlite3.connect(state_dir / "metadata.db")
 
 

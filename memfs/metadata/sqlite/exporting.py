@@ -4,6 +4,11 @@ Invariant: each part is read in one short transaction; what it has of names and 
 the snapshot, whenever it is read. What it has of contents is where they lie now, and only those of
 the generation that the snapshot shows.
 
+Foreign objects have no undo rows: the row of an inode names one object for good. What changes is
+whether its key leads to the inode. One that lost its name or its key after the snapshot is marked
+(`PERHAPS`). Keys that are gone are those of now: what was removed here stays removed. An import
+puts both together, so that no key is gone whose file it has.
+
 A part ends where a number of the table says so, not after a count of rows: rows that come or go
 change the part that they are in, and all others stay as they were, byte by byte. So an export
 stores only the parts that have changed.
@@ -14,12 +19,14 @@ from __future__ import annotations
 import json
 import os
 import stat
+import zlib
 from dataclasses import dataclass
 from itertools import islice
 from operator import itemgetter, lt
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memfs.metadata.columns import Shape, columns_of, encode, encode_columns
+from memfs.metadata.sqlite.foreign_schema import OBJECT_COLUMNS
 from memfs.metadata.sqlite.schema import FORM_COLUMNS, WAS_COLUMNS
 from memfs.types import NO_BLOB
 
@@ -27,6 +34,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Sequence
 
+    from memfs.metadata.records import ExportPosition
     from memfs.metadata.sqlite.statements import Row
 
     Tables = list[tuple[Shape, list[Row]]]
@@ -52,7 +60,7 @@ PART_LIMITS = PartLimits()
 _TYPE = 0o170000
 """Bits of a mode that are the type (stat.S_IFMT)."""
 
-INODES, CONTENTS, DENTRIES = "inodes", "contents", "dentries"
+INODES, CONTENTS, DENTRIES, GONE = "inodes", "contents", "dentries", "gone"
 """The kinds of parts."""
 
 INODE_SHAPE = Shape(
@@ -80,6 +88,25 @@ FORM_SHAPE = Shape(
 BATCH_SHAPE = Shape("batch", {"key": "text", "size_bytes": "int"})
 MISSING_SHAPE = Shape("missing", {"ino": "int", "size": "int"})
 """Files whose bytes have no object: nothing but their names and attributes is in the export."""
+
+_OBJECT_TEXTS = ("etag", "version", "conflict")
+OBJECT_SHAPE = Shape(
+    "foreign",
+    {
+        name: "bytes?"
+        if name == "digest"
+        else "bytes"
+        if name == "key"
+        else "text"
+        if name in _OBJECT_TEXTS
+        else "int"
+        for name in OBJECT_COLUMNS.split(", ")
+    },
+)
+"""Objects that files were made of; `current` may be `PERHAPS`."""
+GONE_SHAPE = Shape("gone", {"source": "int", "key": "bytes"})
+PERHAPS = 2
+"""Listings compare the key with another inode, or with none, since the inode has no name now."""
 
 # ?1: after this inode; ?2: up to this one; ?3: the snapshot. Orphans are in no tree.
 _LIVE = """
@@ -126,6 +153,15 @@ _KEPT = """
     select ino, generation, blob, open, size, mtime_ns from kept
     where ino > ?1 and ino <= ?2 order by ino
 """
+_OBJECTS = f"""
+    select {OBJECT_COLUMNS}, exists (
+        select 1 from inode as i where i.ino = o.ino and i.nlink > 0)
+    from foreign_object as o where ino > ?1 and ino <= ?2 order by ino
+"""
+_GONE = """
+    select source, key, key_number(key) from foreign_gone where (source, key) > (?1, ?2)
+    order by source, key
+"""
 _BLOBS = f"""
     select b.size, b.digest, {", ".join("f." + name for name in FORM_COLUMNS.split(", "))}
     from blob as b join form as f on f.blob = b.blob and f.kind = 'remote'
@@ -162,6 +198,11 @@ _PLACE_SHAPE = Shape(
 """As `_PLACES`; never written."""
 _BLOB = list(_PLACE_SHAPE.kinds).index("form blob")
 
+_OBJECT_NAMES = OBJECT_COLUMNS.split(", ")
+_OBJECT_INO = _OBJECT_NAMES.index("ino")
+_OBJECT_GENERATION = _OBJECT_NAMES.index("generation")
+_OBJECT_CURRENT = _OBJECT_NAMES.index("current")
+
 _GENERATION = list(INODE_SHAPE.kinds).index("generation")
 _SIZE = list(INODE_SHAPE.kinds).index("size")
 _MTIME = list(INODE_SHAPE.kinds).index("mtime_ns")
@@ -179,7 +220,7 @@ class Page(NamedTuple):
     """What was read in one transaction."""
 
     parts: tuple[Part, ...]
-    after: tuple[int, int] | None
+    after: ExportPosition | None
     """Where to go on; None: that was all."""
     file_count: int = 0
     """Regular files."""
@@ -194,14 +235,14 @@ def read_page(
     connection: sqlite3.Connection,
     table: str,
     snap: int,
-    after: tuple[int, int],
+    after: ExportPosition,
     limits: PartLimits = PART_LIMITS,
 ) -> Page:
-    """Return the next part of the names, or the next ones of inodes and contents.
+    """Return the next part of names or of keys that are gone, or the next of inodes and contents.
 
     Args:
         connection: In a transaction of its own.
-        table: `DENTRIES`, or `INODES`.
+        table: `DENTRIES`, `INODES` or `GONE`.
         snap: The snapshot.
         after: That of the page before; (0, 0) to start.
         limits: How long its parts are.
@@ -210,7 +251,21 @@ def read_page(
         rows, is_last = _take(connection.execute(_DENTRIES, (*after, snap)), 1, limits)
         part = Part(DENTRIES, len(rows), encode([(DENTRY_SHAPE, rows)]))
         return Page((part,), None if is_last else (rows[-1][0], rows[-1][1]))
+    if table == GONE:
+        return _gone_page(connection, after, limits)
     return _inode_page(connection, snap, after[0], limits)
+
+
+def _gone_page(connection: sqlite3.Connection, after: ExportPosition, limits: PartLimits) -> Page:
+    connection.create_function("key_number", 1, zlib.crc32, deterministic=True)
+    source, key = after
+    begin = (source, bytes.fromhex(key) if isinstance(key, str) else b"")
+    rows, is_last = _take(connection.execute(_GONE, begin), 2, limits)
+    if not rows:
+        # Most states: nothing is said of what there is not.
+        return Page((), None)
+    part = Part(GONE, len(rows), encode([(GONE_SHAPE, [row[:2] for row in rows])]))
+    return Page((part,), None if is_last else (rows[-1][0], rows[-1][1].hex()))
 
 
 def _inode_page(connection: sqlite3.Connection, snap: int, after: int, limits: PartLimits) -> Page:
@@ -260,6 +315,13 @@ def _contents(
 ) -> tuple[Part, list[Row]]:
     """Return where the bytes of files lie, and the files whose bytes lie in no object."""
     places = _places(connection, files, span, kept, fetch_count)
+    objects = _objects(connection, files, span)
+    generations = {row[0]: row[_GENERATION] for row in files} if objects else {}
+    foreign = {
+        row[_OBJECT_INO]
+        for row in objects
+        if row[_OBJECT_GENERATION] == generations[row[_OBJECT_INO]]
+    }
     found = [place for place in places if place[_BLOB] is not None]
     missing: list[Row] = []
     if len(found) < len(places):
@@ -267,7 +329,7 @@ def _contents(
         missing = [
             (place[0], sizes[place[0]])
             for place in places
-            if place[_BLOB] is None and (sizes[place[0]] or place[2])
+            if place[_BLOB] is None and (sizes[place[0]] or place[2]) and place[0] not in foreign
         ]
     inos, blobs = [place[0] for place in found], [place[_BLOB] for place in found]
     if not all(map(lt, blobs, islice(blobs, 1, None))):
@@ -281,16 +343,42 @@ def _contents(
     batches: list[Row] = []
     for start in range(0, len(keys), fetch_count):
         batches += connection.execute(_BATCHES, (_listed(keys[start : start + fetch_count]),))
-    data = encode_columns(
-        [
-            (CONTENT_SHAPE, [inos, blobs]),
-            (BLOB_SHAPE, [forms[0], sizes_of, digests]),
-            (FORM_SHAPE, forms),
-            (BATCH_SHAPE, columns_of(BATCH_SHAPE, batches)),
-            (MISSING_SHAPE, columns_of(MISSING_SHAPE, missing)),
-        ]
-    )
-    return Part(CONTENTS, len(inos), data), missing
+    tables: list[tuple[Shape, Sequence[Sequence[Any]]]] = [
+        (CONTENT_SHAPE, [inos, blobs]),
+        (BLOB_SHAPE, [forms[0], sizes_of, digests]),
+        (FORM_SHAPE, forms),
+        (BATCH_SHAPE, columns_of(BATCH_SHAPE, batches)),
+        (MISSING_SHAPE, columns_of(MISSING_SHAPE, missing)),
+    ]
+    if objects:
+        tables.append((OBJECT_SHAPE, columns_of(OBJECT_SHAPE, objects)))
+    return Part(CONTENTS, len(inos), encode_columns(tables)), missing
+
+
+def _objects(
+    connection: sqlite3.Connection, files: Sequence[Row], span: tuple[int, int]
+) -> list[Row]:
+    """Return what files were made of.
+
+    Args:
+        files: Rows of regular files, as of the snapshot.
+        span: After the first inode, up to the second one.
+    """
+    rows = connection.execute(_OBJECTS, span).fetchall()
+    if not rows:
+        return []
+    generations = {row[0]: row[_GENERATION] for row in files}
+    found = []
+    for *values, is_named in rows:
+        if (generation := generations.get(values[_OBJECT_INO])) is None:
+            continue
+        if values[_OBJECT_GENERATION] > generation:
+            # It would be taken for the bytes of what is written into the file after an import.
+            values[_OBJECT_GENERATION] = 0
+        if not values[_OBJECT_CURRENT] and not is_named:
+            values[_OBJECT_CURRENT] = PERHAPS
+        found.append(tuple(values))
+    return found
 
 
 def _places(

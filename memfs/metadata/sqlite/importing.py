@@ -24,7 +24,9 @@ from memfs.errors import CorruptDataError, MetadataError, NoSpaceError, UsageErr
 from memfs.exit_codes import ExitCode
 from memfs.linux.files import sync_directory
 from memfs.metadata.columns import Alike, Shape, decode, pick
+from memfs.metadata.foreign import Conflict
 from memfs.metadata.records import Usage
+from memfs.metadata.sqlite import foreign_schema
 from memfs.metadata.sqlite.check import RECOUNT, SUM_OF_SIZES
 from memfs.metadata.sqlite.creation import LEASE_NAME, create_journals
 from memfs.metadata.sqlite.exporting import (
@@ -33,12 +35,21 @@ from memfs.metadata.sqlite.exporting import (
     CONTENT_SHAPE,
     DENTRY_SHAPE,
     FORM_SHAPE,
+    GONE_SHAPE,
     INODE_SHAPE,
     MISSING_SHAPE,
+    OBJECT_SHAPE,
+    PERHAPS,
     SYMLINK_SHAPE,
     XATTR_SHAPE,
 )
-from memfs.metadata.sqlite.format import FORMAT_NUMBER, IMPORT_NAME, read_format, write_format
+from memfs.metadata.sqlite.format import (
+    FOREIGN_NUMBER,
+    FORMAT_NUMBER,
+    IMPORT_NAME,
+    read_format,
+    write_format,
+)
 from memfs.metadata.sqlite.journals import JOURNAL_NAMES
 from memfs.metadata.sqlite.lease import FIRST_ID, IdLease
 from memfs.metadata.sqlite.opening import FILE_NAME
@@ -50,6 +61,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memfs.metadata.columns import Columns
+    from memfs.metadata.foreign import Source
 
     Taker = Callable[[sqlite3.Connection, Columns, str], None]
 
@@ -82,7 +94,45 @@ _TEMPORARY = (
 _LITERAL_NUMBER_MAX = 1 << 62
 _LITERAL_TEXT = re.compile(r"[A-Za-z0-9_:./=-]{0,64}")
 """Texts that a statement may have amid it, even from the hand of an attacker."""
+_STORE_OF_KEY = "substr(key, 1, instr(key, ':') - 1)"
+"""The name of the store in an address (`memfs.addresses`)."""
+_STORES = f"""
+    select {_STORE_OF_KEY}, count(*), group_concat(distinct nullif(key_id, '')) from form
+    where kind = 'remote' and instr(key, ':') > 0 group by 1 order by 1
+"""
+# An inode that has lost its name, or its key, since the snapshot had both at its instant.
+_SETTLE_OBJECTS = (
+    "create index settling on foreign_object (source, key, ino)",
+    f"""update foreign_object set current = 1,
+            conflict = iif(conflict = '{Conflict.TAKEN.value}', conflict, '')
+        where current = {PERHAPS} and not exists (
+            select 1 from foreign_object as o where o.source = foreign_object.source
+            and o.key = foreign_object.key and (
+                o.current = 1 or o.current = {PERHAPS} and o.ino < foreign_object.ino))""",
+    f"update foreign_object set current = 0 where current = {PERHAPS}",
+    # Read at two instants, a key may have led to two inodes.
+    """update foreign_object set current = 0 where current = 1 and exists (
+           select 1 from foreign_object as o where o.source = foreign_object.source
+           and o.key = foreign_object.key and o.current = 1 and o.ino < foreign_object.ino)""",
+    """delete from foreign_gone where exists (
+           select 1 from foreign_object as o where o.source = foreign_gone.source
+           and o.key = foreign_gone.key and o.current = 1)""",
+    "drop index settling",
+    *(text for text in foreign_schema.TABLES if Made.by(text).kind == "index"),
+)
+_PUT_SOURCE = (
+    f"insert into source ({foreign_schema.SOURCE_COLUMNS}) values (?, ?, ?, ?, ?, ?, ?, ?)"
+)
 _TOTALS = ", ".join(f"{name} = ?" for name in Usage._fields)
+
+
+class StoreUse(NamedTuple):
+    """What lies in a named store."""
+
+    name: str
+    form_count: int
+    key_ids: tuple[str, ...]
+    """Those of the keys that encrypt some of it."""
 
 
 class Imported(NamedTuple):
@@ -94,6 +144,8 @@ class Imported(NamedTuple):
     missing_bytes: int
     missing_paths: tuple[bytes, ...]
     """The first `PATH_COUNT_MAX` of them, from the root."""
+    stores: tuple[StoreUse, ...] = ()
+    """Named stores that have objects."""
 
 
 class _Waiting(NamedTuple):
@@ -211,13 +263,20 @@ class StateBuilder:
         with _disk(self._state_dir):
             return self._need().execute(query, names).fetchone() is not None
 
-    def finish(self, state_id: StateId, next_id: int, settings: Mapping[str, bytes]) -> Imported:
+    def finish(
+        self,
+        state_id: StateId,
+        next_id: int,
+        settings: Mapping[str, bytes],
+        sources: Sequence[Source] = (),
+    ) -> Imported:
         """Make the state directory whole, durably.
 
         Args:
             state_id: Its identity: that of the state that was exported, whose objects are its own.
             next_id: No number of the export reaches it.
             settings: Values by name.
+            sources: Those of adopted files.
 
         Raises:
             CorruptDataError: The parts do not make a tree.
@@ -225,13 +284,16 @@ class StateBuilder:
         connection = self._need()
         if not 0 < next_id < ID_MAX:
             raise CorruptDataError(f"the export says that {next_id} is the next number")
+        known = [source.source for source in sources]
+        if len({*known}) < len(known) or any(number >= next_id for number in known):
+            raise CorruptDataError("the export has two sources of one number, or one of no number")
         with _disk(self._state_dir):
             self._put_waiting()
             for text in SCHEMA:
                 if Made.by(text).kind == "index":
                     connection.execute(text)
             self._reach("import.indexed")
-            self._join()
+            self._join(sources)
             found = connection.execute(RECOUNT).fetchone()
             missing = connection.execute(f"select count(*), {SUM_OF_SIZES} from missing").fetchone()
             paths = self._paths_of_missing(PATH_COUNT_MAX)
@@ -241,16 +303,28 @@ class StateBuilder:
             for text in SCHEMA:
                 if Made.by(text).kind == "trigger":
                     connection.execute(text)
-            connection.execute(f"pragma user_version = {FORMAT_NUMBER}")
+            number = FOREIGN_NUMBER if sources else FORMAT_NUMBER
+            connection.execute(f"pragma user_version = {number}")
+            stores = tuple(
+                StoreUse(name, count, tuple(sorted(key_ids.split(","))) if key_ids else ())
+                for name, count, key_ids in connection.execute(_STORES).fetchall()
+            )
             connection.execute("commit")
             self.close()
             self._put_in_place(state_id, next_id)
         lost_bytes = missing[1] % TOTALS_END
-        return Imported(Usage._make(totals_of(found)), missing[0], lost_bytes, tuple(paths))
+        usage = Usage._make(totals_of(found))
+        return Imported(usage, missing[0], lost_bytes, tuple(paths), stores)
 
-    def _join(self) -> None:
+    def _join(self, sources: Sequence[Source]) -> None:
         """Put contents and inodes together, and see that all rows belong to a tree."""
         connection = self._need()
+        connection.executemany(
+            _PUT_SOURCE,
+            ((*source[:4], source.deleted.value, *source[5:]) for source in sources),
+        )
+        for text in _SETTLE_OBJECTS:
+            connection.execute(text)
         connection.execute(
             """insert into batch select size.key, size.size_bytes, count(*), sum(stored_bytes)
                from form join temp.batch_size as size on size.key = form.key
@@ -402,8 +476,12 @@ _TAKERS: dict[str, Taker] = {
     FORM_SHAPE.name: _taker("form", FORM_SHAPE, "insert or ignore"),
     BATCH_SHAPE.name: _taker("temp.batch_size", BATCH_SHAPE, "insert or ignore"),
     MISSING_SHAPE.name: _taker("temp.missing", MISSING_SHAPE),
+    OBJECT_SHAPE.name: _taker("foreign_object", OBJECT_SHAPE),
+    GONE_SHAPE.name: _taker("foreign_gone", GONE_SHAPE, "insert or ignore"),
 }
 
+_FILE = f"mode & {0o170000} = {stat.S_IFREG}"
+_CONFLICTS = ", ".join(f"'{conflict.value}'" for conflict in Conflict)
 _DIRECTORY = f"mode & {0o170000} = {stat.S_IFDIR}"
 _REFUSALS = (
     (
@@ -439,6 +517,37 @@ _REFUSALS = (
         "the object {} of many files is missing",
         """select key from form where offset is not null
            and key not in (select key from batch) limit 1""",
+    ),
+    (
+        "the object {!r} of source {} belongs to inode {}, which is no file",
+        f"""select key, source, ino from foreign_object
+            where ino not in (select ino from inode where {_FILE}) limit 1""",
+    ),
+    (
+        "the object {!r} is of source {}, which is missing",
+        """select key, source from foreign_object
+           where source not in (select source from source) limit 1""",
+    ),
+    (
+        "the key {!r} is gone from source {}, which is missing",
+        """select key, source from foreign_gone
+           where source not in (select source from source) limit 1""",
+    ),
+    (
+        "inode {}, of {} bytes, was made of the object {!r}, of {} bytes",
+        """select inode.ino, inode.size, o.key, o.size from inode join foreign_object as o
+           on o.ino = inode.ino and o.generation = inode.generation
+           where o.size <> inode.size limit 1""",
+    ),
+    (
+        "the object {!r} has the impossible state {}, {}, {!r}",
+        f"""select key, ours, current, conflict from foreign_object where ours not in (0, 1)
+            or current not in (0, 1) or conflict not in ({_CONFLICTS})
+            or generation < 0 limit 1""",
+    ),
+    (
+        "source {} is of inode {}, which never was",
+        f"select source, root from source where root < {ROOT_INODE} limit 1",
     ),
 )
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from memfs.metadata.records import ExportPosition
     from memfs.metadata.sqlite.engine import SqliteEngine
     from memfs.metadata.sqlite.tree_totals import Order
     from memfs.types import InodeNo, SnapshotId
@@ -173,7 +174,7 @@ class ReaderProcess:
         return answer
 
     async def read_parts(
-        self, table: str, snap: SnapshotId, after: tuple[int, int], paths: Sequence[Path]
+        self, table: str, snap: SnapshotId, after: ExportPosition, paths: Sequence[Path]
     ) -> dict[str, Any]:
         """Have the next parts of an export written into files.
 

@@ -25,6 +25,7 @@ from memfs.metadata.store_record import recall_store
 from memfs.sizes import format_count, format_size
 from memfs.stores.packed import PackedStore
 from memfs.stores.remote import open_stores, together
+from memfs.urls import url_without_secrets
 from memfs_daemon.options import parse_options
 from memfs_daemon.state_dir import require_state
 from memfs_daemon.state_lock import StateLock
@@ -53,6 +54,19 @@ _PATHS_SHOWN = 10
 @click.option("-o", "options", multiple=True, metavar="KEY=VALUE", help="As of `memfs mount`.")
 @click.option("--list", "only_list", is_flag=True, help="Only list the exports in the store.")
 @click.option("--take-over", "takes", is_flag=True, help="The former state is gone for good.")
+@click.option(
+    "--without",
+    "without",
+    multiple=True,
+    metavar="STORE",
+    help="With --take-over: leave a named store that is not configured to the former state.",
+)
+@click.option(
+    "--trust-sources",
+    "trusts",
+    is_flag=True,
+    help="Read adopted files from wherever an export in clear says.",
+)
 @AS_JSON
 def import_(
     url: str | None,
@@ -62,6 +76,8 @@ def import_(
     options: tuple[str, ...],
     only_list: bool,
     takes: bool,
+    without: tuple[str, ...],
+    trusts: bool,
     as_json: bool,
 ) -> None:
     """Make a state directory of an export in an object store, on any machine.
@@ -79,6 +95,10 @@ def import_(
     this machine. --take-over makes the store this state's own, here or later, while it is not
     mounted; the former state is refused from then on.
 
+    Files of named stores are read once the configuration has these stores: the sections that it
+    lacks are told. Adopted files are read from their sources. An export in clear whose sources are
+    no buckets needs --trust-sources.
+
     An export that is damaged is passed over for the one before, and that is told.
     """  # noqa: D301 - \b is for click: keep the lines below as they are
     handler = logging.StreamHandler()
@@ -92,10 +112,10 @@ def import_(
         if state is None:
             raise click.UsageError("Name the state directory with --state.")
         if takes and url is None and read_format(state) is not None:
-            trio.run(_take_over, state, loaded)
+            trio.run(_take_over, state, loaded, without)
             tell(f"{state}: the store is its own now")
             return
-        _import(state, loaded, at, takes=takes, as_json=as_json)
+        _import(state, loaded, at, without, takes=takes, trusts=trusts, as_json=as_json)
     except StoreUnavailableError as error:
         raise UsageError(str(error), ExitCode.NO_ANSWER) from error
 
@@ -113,19 +133,28 @@ def _with_url(config: Config, url: str | None) -> Config:
     return replace(config, glacier=replace(config.glacier, enabled=True, url=known or url))
 
 
-def _import(state: Path, config: Config, at: str | None, *, takes: bool, as_json: bool) -> None:
+def _import(
+    state: Path,
+    config: Config,
+    at: str | None,
+    without: tuple[str, ...],
+    *,
+    takes: bool,
+    trusts: bool,
+    as_json: bool,
+) -> None:
     require_empty(state)
     made = not state.exists()
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         with StateLock(state, None), progress_bar(hidden=as_json) as show:
-            chosen = trio.run(_run, state, config, at, show)
+            chosen = trio.run(_run, state, config, at, trusts, show)
     except BaseException:
         if made:
             _remove_empty(state)
         raise
     if takes:
-        trio.run(_take_over, state, config)
+        trio.run(_take_over, state, config, without)
     for sentence in chosen.passed_over:
         complain(sentence)
     _tell(chosen, state, config, takes=takes, as_json=as_json)
@@ -140,7 +169,11 @@ def _remove_empty(state: Path) -> None:
 
 
 async def _run(
-    state: Path, config: Config, at: str | None, show: Callable[[str, int, int], None]
+    state: Path,
+    config: Config,
+    at: str | None,
+    trusts: bool,
+    show: Callable[[str, int, int], None],
 ) -> Chosen:
     keys = load_keys(config, os.environ)
     remote = _open_default(config, state / "glacier")
@@ -148,7 +181,8 @@ async def _run(
     assert config.glacier.url is not None
     try:
         url, settings = config.glacier.url, SETTINGS_OF_NEW_STATE
-        wanted = Wanted(remote, url, keys, state, at, encrypted, settings)
+        stores = frozenset(config.stores)
+        wanted = Wanted(remote, url, keys, state, at, encrypted, settings, stores, trusts)
         return await import_state(wanted, show)
     finally:
         await remote.aclose()
@@ -159,7 +193,7 @@ def _open_default(config: Config, default_dir: Path) -> RemoteStore:
     return open_stores(replace(config, stores={}), default_dir, os.environ)[""]
 
 
-async def _take_over(state: Path, config: Config) -> None:
+async def _take_over(state: Path, config: Config, without: tuple[str, ...]) -> None:
     require_state(state)
     opened = open_stores(config, state / "glacier", os.environ)
     try:
@@ -171,7 +205,7 @@ async def _take_over(state: Path, config: Config) -> None:
                     raise UsageError(
                         f"{state} was imported from {known}, not from {config.glacier.url}"
                     )
-                await take_over(engine, opened, PackedStore(state).temporary_path)
+                await take_over(engine, opened, PackedStore(state).temporary_path, without=without)
             finally:
                 engine.close()
     finally:
@@ -208,6 +242,20 @@ def _tell(chosen: Chosen, state: Path, config: Config, *, takes: bool, as_json: 
                 "missing": [os.fsdecode(path) for path in imported.missing_paths],
                 "passed_over": list(chosen.passed_over),
                 "taken_over": takes,
+                "stores": [
+                    {
+                        "name": each.name,
+                        "url": each.url,
+                        "objects": each.object_count,
+                        "configured": each.name in config.stores,
+                        "section": each.section,
+                    }
+                    for each in chosen.stores
+                ],
+                "sources": [
+                    {"url": each.url, "watch_s": each.watch_s, "deleted": each.deleted.value}
+                    for each in description.sources
+                ],
             }
         )
         return
@@ -226,8 +274,33 @@ def _tell(chosen: Chosen, state: Path, config: Config, *, takes: bool, as_json: 
             tell(f"  {os.fsdecode(path)}")
         if imported.missing_count > _PATHS_SHOWN:
             tell(f"  and {imported.missing_count - _PATHS_SHOWN} more; --json has the first 1000")
+    for source in description.sources:
+        tell(f"adopted files are read from {source.url}")
+    _tell_stores(chosen, config)
     if not takes:
         tell(
             f"nothing in {config.glacier.url} is changed until "
             f"`memfs snapshot import --take-over --state {state}`"
         )
+
+
+def _tell_stores(chosen: Chosen, config: Config) -> None:
+    """Say what the configuration lacks."""
+    missing = []
+    for each in chosen.stores:
+        configured = config.stores.get(each.name)
+        if configured is None:
+            missing.append(each)
+            continue
+        known = url_without_secrets(configured.url or "").rstrip("/")
+        if each.url and known != each.url.rstrip("/"):
+            complain(
+                f"stores.{each.name}.url is {known}, and was {each.url} when the state was "
+                "exported: objects that are there alone cannot be read"
+            )
+    if not missing:
+        return
+    tell("the configuration lacks stores; add them, with their credentials and keys:")
+    for each in missing:
+        count = format_count(each.object_count, "object")
+        tell(f"\n# {count} of these files\n{each.section}\n")
