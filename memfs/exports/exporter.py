@@ -37,6 +37,7 @@ from memfs.errors import (
     NotFoundError,
     NotSupportedError,
     ObjectMissingError,
+    StoreError,
 )
 from memfs.exports.description import (
     DONE_BYTES_MAX,
@@ -74,7 +75,7 @@ if TYPE_CHECKING:
     from memfs.moves.open_files import OpenFiles
     from memfs.placement.quotas import Quotas
     from memfs.stores.store import ObjectStat, RemoteStore
-    from memfs.types import StateId
+    from memfs.types import SourceId, StateId
 
 log = logging.getLogger(__name__)
 
@@ -364,11 +365,17 @@ class Exporter:
         await self._forget_unfinished()
         former = await self._look(remote)
         await self._seal_all()
-        note, sources = await self._begin()
+        note, sources, waiting = await self._begin()
         try:
             await self._reader.publish()
             parts.faults.reach("export.published")
             description = await self._store_parts(remote, note, sources, former)
+            if listed := waiting - await self._waiting(sources):
+                told = next(source.url for source in sources if source.source in listed)
+                raise StoreError(
+                    f"{told} was listed whole while the metadata were exported: directories that "
+                    "nobody had looked into would be exported as empty ones"
+                )
             if former is not None and former.is_whole and description.is_like(former.description):
                 # All is as it was, byte by byte: there is nothing to say again.
                 return await self._note_unchanged(former.description)
@@ -395,8 +402,12 @@ class Exporter:
         )
         return done
 
-    async def _begin(self) -> tuple[ExportNote, list[Source]]:
-        """Make the snapshot, and note that it is being exported; returns the sources as well."""
+    async def _begin(self) -> tuple[ExportNote, list[Source], set[SourceId]]:
+        """Make the snapshot, and note that it is being exported.
+
+        Returns:
+            The note, the sources of the instant, and `_waiting` of these.
+        """
         engine, now_ns = self._engine, self._clock()
         total = (await engine.usage()).inode_count
         self.progress = self.progress._replace(row_total=2 * total)
@@ -410,6 +421,7 @@ class Exporter:
                     note = ExportNote(snapshot.snap, now_ns, is_done=False)
                     await self._put([*self._notes, note])
                     sources = await engine.list_sources()
+                    waiting = await self._waiting(sources)
                     # What is written to them from now on is not of this instant; and an export has
                     # no bytes but those of objects.
                     files = await self._open_files.find()
@@ -422,7 +434,7 @@ class Exporter:
         self._hold()
         await trio.to_thread.run_sync(engine.sync)
         self._parts.faults.reach("export.begun")
-        return note, sources
+        return note, sources, waiting
 
     # --- parts -----------------------------------------------------------------------------------
     async def _store_parts(
@@ -491,6 +503,16 @@ class Exporter:
             stores=await self._stores(),
             sources=tuple(sources),
         )
+
+    async def _waiting(self, sources: Sequence[Source]) -> set[SourceId]:
+        """Return the sources that have directories which are listed on demand."""
+        engine = self._engine
+        return {
+            source.source
+            for source in sources
+            if await engine.find_directory(source.source, b"") is not None
+            or await engine.list_directories(source.source, b"", 1)
+        }
 
     async def _stores(self) -> tuple[StoreAddress, ...]:
         """Return where the named stores are: those in use, and those that have objects yet."""

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hypothesis.strategies as st
+import pytest
 import trio
 from hypothesis import HealthCheck, given, settings
 
 from memfs.config import MetadataConfig, QuotasConfig, SnapshotsConfig
 from memfs.encryption.keys import NO_KEYS
+from memfs.errors import StoreError
 from memfs.exports.exporter import Exporter
 from memfs.exports.importing import Wanted, import_state, take_over
 from memfs.metadata.sqlite.engine import SqliteEngine
@@ -26,14 +28,18 @@ from memfs.placement.quotas import Quotas
 from memfs.stores.directory import DirectoryStore
 from memfs.stores.packed import PackedStore
 from tests.property.test_adoption import ACTS, KEYS, Life, Model, a_world, adopt
+from tests.property.test_lazy_adoption import a_bucket, names_of, walk
+from tests.property.test_lazy_adoption import adopt as lazily_adopt
+from tests.property.test_lazy_adoption import expected as whole
 from tests.property.world import ROOMY, World
 from tests.unit.fakes.bucket import URL, Bucket
 from tests.unit.test_exports import NearReader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from memfs.types import InodeNo
+    from memfs.metadata.foreign import Source
+    from memfs.types import InodeNo, SourceId
 
 MEANWHILE = st.lists(
     st.tuples(st.sampled_from((0, 4, 8, 9, 10)), st.integers(0, 7)), min_size=0, max_size=8
@@ -64,7 +70,7 @@ def export(world: World, happen: Callable[[], None]) -> None:
     assert remote is not None
     world.run(exporter.begin())
     world.run(world.sealer.seal_all())
-    note, sources = world.run(exporter._begin())
+    note, sources, _ = world.run(exporter._begin())
     happen()
 
     async def go_on() -> None:
@@ -151,3 +157,59 @@ def test_an_export_brings_the_tree_back(
         found.check_held(let_go=True)
         found.refresh()
         new.close()
+
+
+@pytest.mark.parametrize("looks", ["before", "meanwhile", "never"])
+def test_a_directory_that_nobody_had_looked_into_is_listed_after_an_import(looks: str) -> None:
+    """What is found in it after the instant is not exported: it must not look as listed."""
+    bucket = a_bucket()
+    with a_world(bucket) as world, tempfile.TemporaryDirectory(prefix="memfs-exports-") as name:
+        lazily_adopt(world)
+
+        def look_into(path: str, when: str) -> None:
+            if looks == when:
+                world.run(names_of(world, path))
+
+        world.run(names_of(world, "set"))
+        look_into("set/b", "before")
+        export(world, lambda: look_into("set/b", "meanwhile"))
+        bring(world.state_dir / "glacier", Path(name))
+        new = World(
+            Path(name), ROOMY, passthrough=True, open_source=lambda _url, _options: bucket.open()
+        )
+        bucket.listed.clear()
+        assert new.run(names_of(new, "set/b")) == ["deep", "one", "two"]
+        assert bool(bucket.listed) == (looks != "before")
+        assert new.run(walk(new)) == whole(bucket)
+        new.close()
+
+
+def test_an_export_is_not_complete_if_its_source_was_listed_whole_meanwhile() -> None:
+    """It would show directories as empty that nobody had looked into."""
+    bucket = a_bucket()
+    with a_world(bucket) as world:
+        lazily_adopt(world)
+        world.run(names_of(world, "set"))
+        exporter = exporter_of(world)
+        world.run(exporter.begin())
+        publish, waiting = exporter._reader.publish, exporter._waiting
+        counted: list[int] = []
+
+        async def list_whole() -> None:
+            [source] = await world.engine.list_sources()
+            async with world.engine.change():
+                await world.engine.forget_directories(source.source)
+            await publish()
+
+        async def count(sources: Sequence[Source]) -> set[SourceId]:
+            found = await waiting(sources)
+            counted.append(len(found))
+            return found
+
+        exporter._waiting = count  # type: ignore[method-assign]  # of this one
+        exporter._reader.publish = list_whole  # type: ignore[method-assign]  # of this one
+        with pytest.raises(StoreError, match="was listed whole"):
+            world.run(exporter.export())
+        assert counted == [1, 0]
+        exporter._reader.publish = publish  # type: ignore[method-assign]  # of this one
+        assert world.run(exporter.export()).missing_count == 0

@@ -7,7 +7,8 @@ the generation that the snapshot shows.
 Foreign objects have no undo rows: the row of an inode names one object for good. What changes is
 whether its key leads to the inode. One that lost its name or its key after the snapshot is marked
 (`PERHAPS`). Keys that are gone are those of now: what was removed here stays removed. An import
-puts both together, so that no key is gone whose file it has.
+puts both together, so that no key is gone whose file it has. A directory that is listed on demand
+counts as listed only if that was before the instant: what was found later is not in the export.
 
 A part ends where a number of the table says so, not after a count of rows: rows that come or go
 change the part that they are in, and all others stay as they were, byte by byte. So an export
@@ -105,6 +106,10 @@ OBJECT_SHAPE = Shape(
 )
 """Objects that files were made of; `current` may be `PERHAPS`."""
 GONE_SHAPE = Shape("gone", {"source": "int", "key": "bytes"})
+DIRECTORY_SHAPE = Shape(
+    "foreign_directory", {"ino": "int", "source": "int", "prefix": "bytes", "listed_ns": "int"}
+)
+"""Directories that are listed on demand; `listed_ns` is 1 if that was done before the instant."""
 PERHAPS = 2
 """Listings compare the key with another inode, or with none, since the inode has no name now."""
 
@@ -157,6 +162,11 @@ _OBJECTS = f"""
     select {OBJECT_COLUMNS}, exists (
         select 1 from inode as i where i.ino = o.ino and i.nlink > 0)
     from foreign_object as o where ino > ?1 and ino <= ?2 order by ino
+"""
+_DIRECTORIES = """
+    select ino, source, prefix, listed_ns > 0 and listed_ns < (
+        select created_ns from snapshot where snap = ?3)
+    from foreign_directory where ino > ?1 and ino <= ?2 order by ino
 """
 _GONE = """
     select source, key, key_number(key) from foreign_gone where (source, key) > (?1, ?2)
@@ -280,7 +290,10 @@ def _inode_page(connection: sqlite3.Connection, snap: int, after: int, limits: P
     tables: Tables = [(INODE_SHAPE, rows), (XATTR_SHAPE, xattrs), (SYMLINK_SHAPE, symlinks)]
     inodes = Part(INODES, len(rows), encode(tables))
     files = [row for row in rows if row[1] & _TYPE == stat.S_IFREG]
-    contents, missing = _contents(connection, files, (after, last), kept, limits.fetch_count)
+    directories = [row for row in connection.execute(_DIRECTORIES, span) if row[0] in there]
+    contents, missing = _contents(
+        connection, files, (after, last), kept, directories, limits.fetch_count
+    )
     return Page(
         (inodes, contents),
         None if is_last else (last, 0),
@@ -311,6 +324,7 @@ def _contents(
     files: Sequence[Row],
     span: tuple[int, int],
     kept: Sequence[Row],
+    directories: Sequence[Row],
     fetch_count: int,
 ) -> tuple[Part, list[Row]]:
     """Return where the bytes of files lie, and the files whose bytes lie in no object."""
@@ -352,6 +366,8 @@ def _contents(
     ]
     if objects:
         tables.append((OBJECT_SHAPE, columns_of(OBJECT_SHAPE, objects)))
+    if directories:
+        tables.append((DIRECTORY_SHAPE, columns_of(DIRECTORY_SHAPE, directories)))
     return Part(CONTENTS, len(inos), encode_columns(tables)), missing
 
 

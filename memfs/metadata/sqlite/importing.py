@@ -34,6 +34,7 @@ from memfs.metadata.sqlite.exporting import (
     BLOB_SHAPE,
     CONTENT_SHAPE,
     DENTRY_SHAPE,
+    DIRECTORY_SHAPE,
     FORM_SHAPE,
     GONE_SHAPE,
     INODE_SHAPE,
@@ -293,7 +294,8 @@ class StateBuilder:
                 if Made.by(text).kind == "index":
                     connection.execute(text)
             self._reach("import.indexed")
-            self._join(sources)
+            with _contradicting("the export"):
+                self._join(sources)
             found = connection.execute(RECOUNT).fetchone()
             missing = connection.execute(f"select count(*), {SUM_OF_SIZES} from missing").fetchone()
             paths = self._paths_of_missing(PATH_COUNT_MAX)
@@ -477,6 +479,7 @@ _TAKERS: dict[str, Taker] = {
     BATCH_SHAPE.name: _taker("temp.batch_size", BATCH_SHAPE, "insert or ignore"),
     MISSING_SHAPE.name: _taker("temp.missing", MISSING_SHAPE),
     OBJECT_SHAPE.name: _taker("foreign_object", OBJECT_SHAPE),
+    DIRECTORY_SHAPE.name: _taker("foreign_directory", DIRECTORY_SHAPE),
     GONE_SHAPE.name: _taker("foreign_gone", GONE_SHAPE, "insert or ignore"),
 }
 
@@ -531,6 +534,16 @@ _REFUSALS = (
     (
         "the key {!r} is gone from source {}, which is missing",
         """select key, source from foreign_gone
+           where source not in (select source from source) limit 1""",
+    ),
+    (
+        "the prefix {!r} of source {} is that of inode {}, which is no directory",
+        f"""select prefix, source, ino from foreign_directory
+            where ino not in (select ino from inode where {_DIRECTORY}) limit 1""",
+    ),
+    (
+        "the prefix {!r} is of source {}, which is missing",
+        """select prefix, source from foreign_directory
            where source not in (select source from source) limit 1""",
     ),
     (
