@@ -179,7 +179,7 @@ def _named_stores(description: Description, imported: Imported) -> tuple[NamedSt
     found = []
     for name in sorted({*uses, *lent}):
         use, store = uses.get(name), told.get(name)
-        # Of exports of versions that told no stores.
+        # An older version has told no stores.
         known = store or StoreAddress(name, "")
         key_ids = use.key_ids if use is not None else ()
         section = known.section(key_ids)

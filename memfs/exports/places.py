@@ -38,7 +38,7 @@ class StoreAddress(NamedTuple):
     url: str
     """Without secrets."""
     options: Mapping[str, object] = {}
-    """Of the file system; those that are no secrets."""
+    """Options of the file system that are no secrets."""
     settings: Mapping[str, str] = {}
     """Further settings of the section that say how objects are stored: `codec`, for instance."""
     key_id: str = ""

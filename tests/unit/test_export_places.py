@@ -308,7 +308,7 @@ GOOD = object_of(InodeNo(2), SOURCE.source, b"key")._replace(size=5)
 def test_rows_of_objects_that_fit_nothing_are_refused(
     tmp_path: Path, rows: list[ForeignObject], current: int, sources: list[Source], why: str
 ) -> None:
-    """Whoever has written them: no mount is made of them."""
+    """No mount is made of them, by whatever they were written."""
     parts = [inodes(numbers=(2,)), objects(*rows, current=current), names((2,))]
     with pytest.raises(CorruptDataError, match=why):
         build(tmp_path / "state", parts, sources)

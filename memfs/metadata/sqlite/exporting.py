@@ -111,7 +111,7 @@ DIRECTORY_SHAPE = Shape(
 )
 """Directories that are listed on demand; `listed_ns` is 1 if that was done before the instant."""
 PERHAPS = 2
-"""Listings compare the key with another inode, or with none, since the inode has no name now."""
+"""Listings compare the key with another inode, or with no inode, since this one has no name now."""
 
 # ?1: after this inode; ?2: up to this one; ?3: the snapshot. Orphans are in no tree.
 _LIVE = """
