@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import time
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
@@ -46,6 +47,10 @@ log = logging.getLogger(__name__)
 
 SEALS_A_STEP_MAX = 512
 """Files looked at before the event loop is given back: about 10 us each."""
+
+CANDIDATE_COUNT_MAX = 20_000
+"""Candidates that are kept, about 3 MB; the engine has a list of all others. Programs can make
+files faster than they are sealed, beside a load ten times: a million of them took 70 MB."""
 
 SYNCED_COUNT_MAX = 10_000
 """Files remembered that were fsynced while they were written; about 2 MB."""
@@ -87,6 +92,7 @@ class Sealer:
         open_table: OpenTable,
         activity: Activity,
         kernel_cache: KernelCache | None = None,
+        candidate_count_max: int = CANDIDATE_COUNT_MAX,
     ) -> None:
         self._engine = engine
         self._raw_store = raw_store
@@ -94,6 +100,18 @@ class Sealer:
         self._activity = activity
         self._clean_ns = 0
         self._candidates: dict[InodeNo, None] = {}
+        """In the order in which they are looked at."""
+        self._candidate_count_max = candidate_count_max
+        self._listed_a_step_max = max(1, candidate_count_max // 20)
+        """Read from the engine's list at a time; more than are sealed in a step."""
+        self._held_up: set[InodeNo] = set()
+        """Candidates that were looked at, and could not be sealed then."""
+        self._left_out_count = 0
+        """Candidates that were too many, at least so many; the engine lists them as unsealed."""
+        self._missed_count = 0
+        """Those of them that came while the list is gone through, perhaps behind its reader."""
+        self._listed_until = InodeNo(0)
+        """Where the reader of that list is; 0: at its begin."""
         self._synced: BoundedDict[InodeNo, _Synced] = BoundedDict(SYNCED_COUNT_MAX)
         self._complaint = ""
         self._kernel_cache = kernel_cache or KernelCache()
@@ -105,16 +123,23 @@ class Sealer:
 
     @property
     def candidate_count(self) -> int:
-        """Files that wait to be sealed, mapped ones included."""
-        return len(self._candidates)
+        """Files that wait to be sealed, mapped ones included; at least so many."""
+        return len(self._candidates) + self._left_out_count
 
     def add(self, ino: InodeNo) -> None:
         """A file may have lost its last writer."""
-        self._candidates[ino] = None
+        fresh_count = len(self._candidates) - len(self._held_up)
+        if fresh_count < self._candidate_count_max or ino in self._candidates:
+            self._candidates[ino] = None
+            return
+        self._left_out_count += 1
+        if self._listed_until:
+            self._missed_count += 1
 
     def discard(self, ino: InodeNo) -> None:
         """A file is about to be deleted: it need not be sealed."""
         self._candidates.pop(ino, None)
+        self._held_up.discard(ino)
         self._mapped.discard(ino)
         self._put_off.pop(ino, None)
         self._attempts.pop(ino, None)
@@ -132,16 +157,36 @@ class Sealer:
         """Seal what can be sealed now, commit, and return how many were."""
         if self._put_off:
             self._take_again()
-        candidates = list(self._candidates)[:SEALS_A_STEP_MAX]
-        return await self._seal(candidates)
+        if self._left_out_count:
+            await self._take_left_out()
+        return await self._seal([*islice(self._candidates, SEALS_A_STEP_MAX)])
+
+    async def _take_left_out(self) -> None:
+        """Make candidates of some that were left out, if there is room again for many."""
+        fresh_count = len(self._candidates) - len(self._held_up)
+        if fresh_count > self._candidate_count_max // 2:
+            return
+        inodes = await self._engine.list_unsealed(self._listed_until, self._listed_a_step_max)
+        for inode in inodes:
+            if self._may_be_left_out(inode.ino) and not self._open_table.has_writer(inode.ino):
+                self._candidates[inode.ino] = None
+                self._left_out_count = max(self._left_out_count - 1, 1)
+        if len(inodes) == self._listed_a_step_max:
+            self._listed_until = inodes[-1].ino
+        else:
+            self._listed_until = InodeNo(0)
+            self._left_out_count, self._missed_count = self._missed_count, 0
+
+    def _may_be_left_out(self, ino: InodeNo) -> bool:
+        return self._left_out_count > 0 and ino not in self._candidates and ino not in self._put_off
 
     async def seal(self, ino: InodeNo) -> None:
         """Seal one file now if it is a candidate and nobody can write to it."""
         gates = self._open_table.gates
         # A gate that is held may be that of a seal under way.
-        if ino in self._candidates or gates.is_held(ino):
+        if ino in self._candidates or self._may_be_left_out(ino) or gates.is_held(ino):
             async with gates.hold(ino):
-                if ino in self._candidates:
+                if ino in self._candidates or self._may_be_left_out(ino):
                     await self._seal_entered([ino])
 
     async def adopt_unsealed(self) -> int:
@@ -288,7 +333,8 @@ class Sealer:
     async def _seal_entered(self, inos: list[InodeNo]) -> int:
         """Seal candidates whose gates are held: else one could be opened for writing meanwhile."""
         for ino in inos:
-            del self._candidates[ino]
+            self._candidates.pop(ino, None)
+            self._held_up.discard(ino)
         durable: list[tuple[InodeNo, Generation]] = []
         try:
             seals = [
@@ -375,12 +421,12 @@ class Sealer:
             if str(error) != self._complaint:
                 log.warning("inode %d cannot be sealed: %s", ino, error)
                 self._complaint = str(error)
-            self._candidates[ino] = None
+            self._hold_up(ino)
             return None
         try:
             if not try_lease(fd):
                 # Mapped for writing: it goes to the end of the queue.
-                self._candidates[ino] = None
+                self._hold_up(ino)
                 self._mapped.add(ino)
                 return None
             status = os.fstat(fd)
@@ -403,6 +449,11 @@ class Sealer:
             storable_ns(status.st_mtime_ns),
             max(inode.ctime_ns, storable_ns(status.st_ctime_ns)),
         )
+
+    def _hold_up(self, ino: InodeNo) -> None:
+        """Keep a candidate that cannot be sealed now for later."""
+        self._candidates[ino] = None
+        self._held_up.add(ino)
 
     def _is_synced(self, inode: Inode, status: os.stat_result, fd: int) -> bool:
         """Return whether nothing was written to a file since its last fsync.

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
     from memfs.policy.view import Limits
 
-COLD_COUNT_MAX = 200_000
-"""Files of the disk tier whose use since the start is known; 33 MB of memory with 65,536 ghosts
-(tracemalloc, 300,000 files used once)."""
+COLD_COUNT_MAX = 174_000
+"""Files of the disk tier whose use since the start is known; 32 MB of memory with 65,536 ghosts
+(tracemalloc, a million files used once). A dictionary whose entries come and go is made anew for
+three times as many as it has (CPython 3.11, `GROWTH_RATE`): with 200,000 it took 44 MB."""
 
 VISITOR_COUNT_MAX = 20_000
 """Local copies of files that were fetched once."""

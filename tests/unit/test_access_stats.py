@@ -218,7 +218,7 @@ def test_opens_within_the_window_make_a_file_raw() -> None:
 
 
 def test_the_disk_tier_knows_a_bounded_number_of_files() -> None:
-    assert COLD_COUNT_MAX == 200_000
+    assert COLD_COUNT_MAX == 174_000
     access_stats = AccessStats(cold_count_max=5)
     access_stats.cold.resize(10**9)
     for ino in range(20):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from memfs.content.sealing import Sealer
 from memfs.errors import NoSpaceError, StoreError
 from memfs.metadata.records import InodeFlags
 from memfs.metadata.sqlite.database import Database
@@ -29,6 +30,21 @@ class Bench:
     def __init__(self, state_dir: Path) -> None:
         self.state = State(state_dir)
         self.sealer = self.state.sealer
+
+    def keep_candidates(self, count_max: int) -> None:
+        """Have a sealer that remembers so many candidates."""
+        state = self.state
+        self.sealer = Sealer(
+            state.engine,
+            state.raw_store,
+            state.open_table,
+            state.activity,
+            candidate_count_max=count_max,
+        )
+
+    async def seal_rounds(self, count: int) -> int:
+        """Seal in so many rounds; returns how many files were."""
+        return sum([await self.sealer.seal_all() for _ in range(count)])
 
     async def write(self, name: str, content: bytes) -> InodeNo:
         """Leave a file unsealed, as its writer's close does."""
@@ -108,6 +124,63 @@ async def test_a_mapped_file_waits_for_its_mapping(bench: Bench) -> None:
     os.close(fd)
     await trio.lowlevel.checkpoint()
     assert await bench.sealer.seal_all() == 1
+
+
+async def test_more_files_than_are_remembered_are_sealed_by_and_by(bench: Bench) -> None:
+    """Programs can make files much faster than they are sealed."""
+    bench.keep_candidates(4)
+    inos = [await bench.write(str(number), b"content") for number in range(30)]
+    assert bench.sealer.candidate_count == 30
+    assert await bench.sealer.seal_all() == 4
+    # A round takes one from the engine's list, and then finds that it has ended.
+    assert await bench.seal_rounds(27) == 26
+    assert [await bench.is_sealed(ino) for ino in inos] == [True] * 30
+    assert bench.sealer.candidate_count == 0
+
+
+async def test_a_file_that_was_not_remembered_is_sealed_at_once_for_who_needs_it(
+    bench: Bench,
+) -> None:
+    bench.keep_candidates(2)
+    inos = [await bench.write(str(number), b"content") for number in range(6)]
+    await bench.sealer.seal(inos[5])
+    assert [await bench.is_sealed(ino) for ino in inos] == [*[False] * 5, True]
+    assert await bench.seal_rounds(8) == 5
+    assert bench.sealer.candidate_count == 0
+
+
+async def test_a_file_that_is_closed_behind_the_reader_of_the_list_is_sealed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The list is gone through once more where that may have happened."""
+    bench.keep_candidates(2)
+    inos = [await bench.write(str(number), b"content") for number in range(10)]
+    written = {inos[2]}
+    monkeypatch.setattr(bench.state.open_table, "has_writer", lambda ino: ino in written)
+    # The reader of the list has passed the file that is being written.
+    while not await bench.is_sealed(inos[4]):
+        await bench.sealer.seal_all()
+    more = [await bench.write(f"more-{number}", b"content") for number in range(3)]
+    written.clear()
+    bench.sealer.add(inos[2])
+    await bench.seal_rounds(20)
+    assert [await bench.is_sealed(ino) for ino in (*inos, *more)] == [True] * 13
+    assert bench.sealer.candidate_count == 0
+
+
+async def test_files_that_stay_mapped_hold_up_no_other(
+    bench: Bench,
+) -> None:
+    bench.keep_candidates(4)
+    mapped = [await bench.write(f"mapped-{number}", b"content") for number in range(6)]
+    fds = [bench.state.raw_store.open((await bench.inode(ino)).raw) for ino in mapped]
+    others = [await bench.write(str(number), b"content") for number in range(10)]
+    await bench.seal_rounds(20)
+    assert [await bench.is_sealed(ino) for ino in others] == [True] * 10
+    assert bench.sealer.candidate_count == 6
+    for fd in fds:
+        os.close(fd)
+    assert await bench.sealer.seal_all() == 6
 
 
 async def test_a_sealed_file_that_power_loss_cut_is_what_its_raw_file_is(bench: Bench) -> None:
