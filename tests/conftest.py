@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from pytest_timeout import Settings
 
+    from tests.browser import Browser
     from tests.posix.capabilities import Capability
     from tests.servers.azurite import AzureServer
     from tests.servers.fake_gcs import GcsServer
@@ -278,6 +279,22 @@ def azure_server() -> Iterator[AzureServer]:
 
     with running_azurite(READY) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def _window() -> Iterator[Browser]:
+    from tests.browser import browsing
+
+    with browsing() as browser:
+        yield browser
+
+
+@pytest.fixture
+def browser(_window: Browser) -> Iterator[Browser]:
+    """A browser, which has told nothing yet; it takes seconds to start, and starts once."""
+    _window.reset()
+    yield _window
+    _window.reset()
 
 
 @pytest.fixture(scope="module")

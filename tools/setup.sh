@@ -76,24 +76,27 @@ install_python_packages() {
     "${pip[@]}" "${isolation[@]}" --editable ".[$extras]"
 }
 
-# The server that the Azure tests run against is an npm package; Node itself comes with `dev`.
-install_azurite() {
-    local target=.venv/azurite version=3.35.0 mark attempt
+# An npm package for tests: NAME VERSION. Node itself comes with `dev`.
+install_npm() {
+    local name=$1 version=$2 target=.venv/$1 mark attempt
     mark=$target/.setup-$version
     [[ ! -e $mark ]] || return 0
-    say "installing azurite into $target"
+    say "installing $name into $target"
     mkdir -p "$target"
     for attempt in 1 2 3; do
         if PATH="$PWD/.venv/bin:$PATH" npm install --prefix "$target" --no-fund --no-audit \
-            --no-save "azurite@$version" >.venv/azurite.log 2>&1; then
+            --no-save "$name@$version" >".venv/$name.log" 2>&1; then
             touch "$mark"
             return 0
         fi
     done
-    cat .venv/azurite.log >&2
-    fail "npm could not install azurite"
+    cat ".venv/$name.log" >&2
+    fail "npm could not install $name"
 }
 
 install_packages
 install_venv
-[[ $extras != *dev* ]] || install_azurite
+if [[ $extras == *dev* ]]; then
+    install_npm azurite 3.35.0 # the server that the Azure tests run against
+    install_npm axe-core 4.14.1 # rules of accessibility, for pages in tests; it ships with nothing
+fi

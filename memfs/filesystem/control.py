@@ -489,6 +489,11 @@ class Control:
     async def _decided(self, inode: Inode, decision: Decision | None) -> dict[str, object]:
         """Return the decision that put a file where it is, or the pin that will move it."""
         pin = (await self._engine.effective_pin(inode.ino)).tier
+        if stat.S_ISDIR(inode.mode):
+            below = "each file below it has its own"
+            if pin is not None:
+                below = f"files below it are pinned to {pin.label}, but for those with own pins"
+            return {"rule": "none", "detail": f"a directory has no place: {below}"}
         name = None if decision is None else rules.name_of(decision.rule)
         if pin is not None and stat.S_ISREG(inode.mode):
             there = await self.tier_of(inode) == pin

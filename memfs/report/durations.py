@@ -103,8 +103,10 @@ def durations_over_time(gathered: Gathered) -> Chart:
 
 def _bands(found: dict[str, list[tuple[int, float | None, float | None]]]) -> dict[str, Any]:
     limits = [limit for rows in found.values() for row in rows for limit in row[1:] if limit]
-    low = 10.0 ** math.floor(math.log10(min(limits)))
-    high = 10.0 ** math.ceil(math.log10(max(limits)))
+    lowest = math.floor(math.log10(min(limits)))
+    # Marks at each third power of ten, and the last of them is the end.
+    thirds = max(1, math.ceil((math.log10(max(limits)) - lowest) / 3))
+    low, high = 10.0**lowest, 10.0 ** (lowest + 3 * thirds)
     share = 90 / len(found)
     series = [
         {
@@ -132,8 +134,8 @@ def _bands(found: dict[str, list[tuple[int, float | None, float | None]]]) -> di
             {
                 "left": 70,
                 "right": 24,
-                "top": f"{share * at + 4:.1f}%",
-                "height": f"{share - 6:.1f}%",
+                "top": f"{share * at + 6:.1f}%",
+                "height": f"{share - 7:.1f}%",
             }
             for at in range(len(found))
         ],
@@ -149,8 +151,8 @@ def _bands(found: dict[str, list[tuple[int, float | None, float | None]]]) -> di
                 "max": high,
                 "name": kind,
                 "interval": 3,
-                # The name of the kind is there.
-                "axisLabel": {"showMaxLabel": False},
+                # The name of the kind is at the end.
+                "isEndNamed": True,
                 "nameGap": 4,
                 "nameTextStyle": {"align": "right"},
             }

@@ -86,7 +86,8 @@ def line(name: str, points: Sequence[tuple[int, float]]) -> dict[str, Any]:
     return {
         "name": name,
         "type": "line",
-        "symbol": "none",
+        # A single point has no line.
+        "symbol": "circle" if len(data) == 1 else "none",
         "lineStyle": {"width": 1.5},
         "data": data,
     }

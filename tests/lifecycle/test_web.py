@@ -20,7 +20,6 @@ from selenium.webdriver.common.keys import Keys
 
 from memfs.escaping import escape_text
 from memfs.exit_codes import ExitCode
-from tests.browser import Browser, browsing
 from tests.hostile import HOSTILE
 from tests.lifecycle.daemons import refused
 from tests.mounting import UNDISTURBED, run_memfs
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tests.browser import Browser
     from tests.mounting import Mount
 
 pytestmark = [pytest.mark.mount, pytest.mark.any_driver]
@@ -107,25 +107,15 @@ def server(started: Mount) -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with browsing() as browser:
-        yield browser
-
-
 @pytest.fixture
 def page(server: Server, browser: Browser) -> Iterator[Browser]:
     """The page, live; at the end its console has said nothing, and nobody else was asked."""
-    browser.driver.get("about:blank")
-    browser.take_errors()
-    browser.take_requests()
     browser.driver.get(server.first)
     browser.see("#state", "live")
     yield browser
     assert browser.take_errors() == []
     hosts = {urlsplit(each).netloc for each in browser.take_requests() if each.startswith("http")}
     assert hosts == {f"{server.host}:{server.port}"}
-    browser.driver.get("about:blank")
 
 
 # --- the server ----------------------------------------------------------------------------------
@@ -274,6 +264,28 @@ def test_what_would_be_unsafe_is_refused(started: Mount) -> None:
         assert told in line
 
 
+def test_prices_and_a_trace_are_told_on_the_page(started: Mount) -> None:
+    run_memfs("trace", "start", started.base / "trace", started.root)
+    (started.root / "file").write_bytes(b"x" * 1000)
+    for _ in range(150):
+        (started.root / "file").read_bytes()
+    run_memfs("trace", "stop", started.root)
+    with serving(
+        started, "--price", "stored=5", "--price", "warm=2", "--currency", "EUR"
+    ) as server:
+        report = server.ask("report?span=hour").json
+        texts = " ".join(each["text"] for each in report["sentences"])
+        assert "a month like this costs" in texts
+        assert "EUR (warm " in texts
+        assert "More RAM than" in texts or "of RAM instead of" in texts
+        again = server.ask("report?span=hour").json
+        [sizes] = [each for each in again["charts"] if each["name"] == "sizes"]
+        assert sizes["rows"]
+    code, line = refused("web", "--price", "gold=1", started.root)
+    assert code == ExitCode.USAGE
+    assert "is no price" in line
+
+
 def test_a_token_file_keeps_the_address(started: Mount) -> None:
     file = started.base / "token"
     with serving(started, "--token-file", file) as server:
@@ -333,6 +345,56 @@ def test_clicking_a_pin_moves_the_file(page: Browser, started: Mount) -> None:
     assert os.getxattr(file, "user.memfs.pin") == b"auto"
     page.press("#why", "Close")
     assert not page.find("#why").is_displayed()
+
+
+def test_a_directory_is_told_of_and_sorted_by_heat(page: Browser, started: Mount) -> None:
+    for name, size, count in (("large", 9000, 1), ("hot", 10, 9)):
+        (started.root / name / "below").mkdir(parents=True)
+        (started.root / name / "below" / "file").write_bytes(b"x" * size)
+        for _ in range(count):
+            (started.root / name / "below" / "file").read_bytes()
+
+    def names(order: str) -> list[str]:
+        page.run(
+            "const order = document.querySelector('#order'); order.value = arguments[0];"
+            "order.dispatchEvent(new Event('change'));",
+            order,
+        )
+        page.see("#listed", "names")
+        rows = page.driver.find_elements("css selector", "#tree tbody tr")
+        return [row.text.split("/")[0] for row in rows]
+
+    wait_for(lambda: names("bytes") == ["large", "hot"], lambda: page.text("#tree"))
+    # Opens are counted every ten seconds.
+    wait_for(lambda: names("heat") == ["hot", "large"], lambda: page.text("#tree"))
+    open_why(page, "hot")
+    page.see("#decision", "a directory has no place: each file below it has its own")
+    page.press("#pins", "Pin cold")
+    page.see("#decision", "files below it are pinned to cold")
+
+
+def test_the_page_is_for_everybody_and_fits_at_any_width(page: Browser, started: Mount) -> None:
+    """In both colour schemes: rules of accessibility, labels with room, nothing that scrolls."""
+    for name in ("a directory with a long name of many words", "b" * 200):
+        (started.root / name).mkdir()
+        (started.root / name / "file").write_bytes(b"x" * 100_000)
+        (started.root / name / "file").read_bytes()
+    run_memfs("snapshot", "create", "--mount", started.root, "monday")
+    run_memfs("pin", "glacier", started.root / ("b" * 200))
+    page.driver.refresh()
+    wait_for(lambda: page.run("return document.querySelector('#charts').dataset.drawn"), "charts")
+    open_why(page, "bbb")
+    page.see("#snapshots", "monday")
+    page.see("#log", "pinned")
+    note = "lies on the disk of the state directory"
+    page.see("#sentences", note)
+    wait_for(lambda: note not in page.text("#notes"), "what is told above not to be told twice")
+    for scheme, width in (("light", 390), ("light", 900), ("dark", 1600)):
+        page.set_colours(scheme)
+        page.set_width(width)
+        wait_for(lambda: page.misplaced() == [], page.misplaced)
+        if width != 900:
+            assert page.violations() == [], (scheme, width)
 
 
 def test_a_refusal_is_told_where_the_button_is(page: Browser, started: Mount) -> None:

@@ -25,6 +25,7 @@ from memfs.control.report import (
     WorkReport,
 )
 from memfs.metrics.latency import BUCKET_COUNT, limit_ns
+from memfs.metrics.numbers import KINDS, PLACES
 from memfs.metrics.rolling import Period
 from memfs.report.charts import charts
 from memfs.report.costs import cost_by_tier, costs_of
@@ -38,14 +39,15 @@ from memfs.report.trials import Trial, Trials, Tried, try_sizes, try_sizes_of
 from memfs.simulation.policies import find_policy
 from memfs.simulation.replay import Machine
 from memfs.traces.trace import Event, Trace
-from tests.chromium import browse
 from tests.unit.test_status import REPORT
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from memfs.control.methods.mount import TraceReport
+    from tests.browser import Browser
 
 GIB = 1 << 30
 NOW_S = 1_796_050_000
@@ -427,6 +429,61 @@ def full_report(name: str = "/train/set1/shard-1") -> Gathered:
     )
 
 
+def busy_report() -> Gathered:
+    """An hour with much in each chart: six kinds of requests, all levels, some hundred files."""
+    levels = ("hot", "warm", "cold", "packed", "glacier")
+    periods = []
+    for turn in range(360):
+        numbers = {"inodes": 9, "remote_bytes": 50 * GIB, "kept_bytes": turn * GIB // 99}
+        for at, level in enumerate(levels):
+            numbers |= {
+                f"used.{level}": min(turn, 90 * at + 9) * GIB // 30,
+                f"capacity.{level}": (4 << at) * GIB,
+                f"opens.{level}": turn * 7919 % (19 * at + 5),
+                f"moved_bytes.cold.{level}": (at + 1) * GIB,
+            }
+        for at, kind in enumerate(KINDS):
+            if kind != "sync" or turn % 90 < 30:
+                numbers |= {f"took.{kind}.{at + 2}": 90, f"took.{kind}.{at + turn % 9 + 3}": 3}
+        numbers |= {"store_sent_bytes": turn * 7919 % 99_999_999, "store_requests": 3}
+        known = {name: value for name, value in numbers.items() if name in PLACES}
+        periods.append(Period(NOW_S - 3600 + 10 * turn, known))
+    places = (
+        "/datasets/imagenet/train",
+        "/datasets/laion/part-0001",
+        "/checkpoints/step-100",
+        "/m",
+    )
+    files = [
+        {
+            "path": f"{place}/shard-{n:05d}.tar",
+            "size": n << 20,
+            "uses": 99.0 / (n + 1),
+            "error": 0.0,
+        }
+        for n in range(40)
+        for place in places
+    ]
+    coldest = [each | {"accessed_ns": 10**18} for each in files]
+    codecs = [
+        CodecReport(name, 4, 40 * GIB, 20 * GIB, 2.0, 0, 0)
+        for name in ("zstd:3", "byteshuffle+zstd:19", "lz4")
+    ]
+    waits = [
+        PendingReport(f"{places[0]}/{n}", "glacier", reason, 0, 9.0, None)
+        for n, reason in enumerate(
+            ("quotas.upload_per_day", "has the file open or mapped", "the store is down") * 9
+        )
+    ]
+    found = full_report(f"{places[0]}/{'long' * 30}")
+    return found._replace(
+        periods=periods,
+        heat={"files": files, "directories": [], "coldest": coldest},  # type: ignore[typeddict-item]  # as a daemon tells
+        pending=waits,
+        status=found.status._replace(codecs=tuple(codecs)),
+    )
+
+
 def test_each_chart_has_a_table_and_its_option_is_json() -> None:
     for chart in charts(full_report()):
         assert chart.option is not None, chart.name
@@ -476,34 +533,74 @@ def test_the_page_forbids_all_but_its_own_scripts() -> None:
     assert len(re.findall("'sha256-", policy)) == 3
 
 
-def test_complaints_and_requests_of_a_page_are_seen(tmp_path: Path) -> None:
-    """The next test would pass with a browser that tells nothing."""
-    path, work = tmp_path / "page.html", tmp_path / "work"
-    work.mkdir()
-    path.write_text('<img src="http://127.0.0.1:9/x.png"><script>console.error("bad")</script>')
-    page = browse(path, work)
-    assert "bad" in page.complaints
-    assert set(page.requests) == {"http://127.0.0.1:9/x.png"}
+def test_complaints_requests_and_faults_of_a_page_are_seen(
+    browser: Browser, tmp_path: Path
+) -> None:
+    """The next tests would pass with a browser that tells nothing."""
+    path = tmp_path / "page.html"
+    path.write_text(
+        '<style>text { font: 16px sans-serif }</style><img src="http://127.0.0.1:9/x.png">'
+        '<script>console.error("bad")</script><div style="width: 9999px">wide</div>'
+        '<div class="chart" id="c" style="width: 200px"><svg width="200" height="50">'
+        '<text x="10" y="20">one</text><text x="15" y="22">two</text><text x="190" y="20">three'
+        "</text></svg></div>"
+    )
+    browser.driver.get(path.as_uri())
+    errors: list[str] = []
+    requests: list[str] = []
+
+    def has_told() -> bool:
+        errors.extend(browser.take_errors())
+        requests.extend(browser.take_requests())
+        return any("bad" in each for each in errors) and len(requests) > 1
+
+    wait_for(has_told, lambda: (errors, requests))
+    assert requests == [path.as_uri(), "http://127.0.0.1:9/x.png"]
+    assert browser.misplaced() == [
+        "the page is wider than the window",
+        "c: one and two overlap",
+        "c: three stands out",
+    ]
+    assert {each.partition(":")[0] for each in browser.violations()} >= {
+        *("image-alt", "document-title", "html-has-lang")
+    }
+
+
+WIDTHS = (390, 900, 1600)
+"""CSS pixels of a telephone, a small window and a wide one."""
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_a_browser_draws_all_charts_without_a_complaint_or_a_request(
-    tmp_path: Path, dark: bool
+def test_a_browser_draws_all_charts_for_everybody_without_a_complaint_or_a_request(
+    browser: Browser, tmp_path: Path, dark: bool
 ) -> None:
     """Also where names of files try to be something else."""
+    browser.set_colours("dark" if dark else "light")
     for name in ("/train/set1/shard-1", HOSTILE):
-        path, work = tmp_path / "report.html", tmp_path / f"work-{len(name)}"
-        work.mkdir()
+        path = tmp_path / "report.html"
         path.write_text(page_of(full_report(name)), encoding="utf-8")
-        page = browse(path, work, dark=dark)
-        assert page.complaints == []
-        assert page.requests == []
-        assert 'data-drawn="14"' in page.document
-        assert len(re.findall(r'<div class="chart"[^>]*>\s*<div[^>]*>\s*<svg', page.document)) == 14
-        assert page.document.count("<details>") == 15
-        assert "alert(1)</script>" not in page.document
-        colour = "rgb(228, 231, 233)" if dark else "rgb(28, 34, 39)"
-        assert colour in page.document
+        browser.driver.get(path.as_uri())
+        document = browser.run("return document.documentElement.outerHTML")
+        assert 'data-drawn="14"' in document
+        assert len(re.findall(r'<div class="chart[^>]*>\s*<div[^>]*>\s*<svg', document)) == 14
+        assert document.count("<details>") == 15
+        assert "alert(1)</script>" not in document
+        assert browser.run("return getComputedStyle(document.body).color") == (
+            "rgb(228, 231, 233)" if dark else "rgb(28, 34, 39)"
+        )
+        assert browser.take_errors() == []
+        assert browser.take_requests() == [path.as_uri()]
+    browser.run("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+    assert browser.violations() == []
+
+
+def test_labels_have_room_at_any_width(browser: Browser, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(page_of(busy_report()), encoding="utf-8")
+    for width in WIDTHS:
+        browser.set_width(width)
+        browser.driver.get(path.as_uri())
+        assert browser.misplaced() == [], width
 
 
 # --- health --------------------------------------------------------------------------------------

@@ -7,8 +7,16 @@ whose daemon hangs does not hang itself.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from memfs.control.report import PricesReport
+
+F = TypeVar("F", bound="Callable[..., object]")
 
 
 class PlacePath(click.ParamType[Path]):
@@ -33,3 +41,46 @@ PATHS = click.argument(
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="For programs.")
 """One JSON document instead of what people read."""
+
+
+def price_options(command: F) -> F:
+    """Add `--price` and `--currency` to a command: its parameters `prices` and `currency`."""
+    price = click.option(
+        "--price",
+        "prices",
+        multiple=True,
+        metavar="NAME=AMOUNT",
+        help="What a GiB costs for a month on a tier (hot, warm, cold) or stored in the object "
+        "store, and what requests (a thousand), received or sent (a GiB) cost; before [prices] of "
+        "the configuration. May be given several times.",
+    )
+    currency = click.option("--currency", metavar="WORD", help="What prices are in, such as EUR.")
+    return price(currency(command))
+
+
+def repricing(
+    prices: tuple[str, ...], currency: str | None
+) -> Callable[[PricesReport], PricesReport]:
+    """Return what puts the prices of the options before those of a mount.
+
+    Raises:
+        click.UsageError: A text is no price.
+    """
+    given: dict[str, str | float] = dict(map(_price, prices))
+    if currency is not None:
+        given["currency"] = currency
+    return lambda known: known._replace(**given)  # type: ignore[arg-type]  # of `_price`
+
+
+def _price(text: str) -> tuple[str, float]:
+    from memfs.report.costs import PRICES
+
+    name, _, amount = text.partition("=")
+    try:
+        price = float(amount)
+    except ValueError:
+        price = -1.0
+    if name not in PRICES or not 0 <= price < 1e9:
+        known = ", ".join(f"{name} ({what})" for name, what in PRICES.items())
+        raise click.UsageError(f"{text!r} is no price; write NAME=AMOUNT, with one of {known}.")
+    return name, price

@@ -61,7 +61,9 @@ globalThis.memfsCharts = (() => {
       axis.nameTextStyle = { ...axis.nameTextStyle, color: ink };
       axis.splitLine = { lineStyle: { color: ink, opacity: 0.15 } };
       if (axis.type === 'value' || axis.type === 'log') {
-        axis.axisLabel.formatter = axis.unit ? writers[axis.unit] : write;
+        const told = axis.unit ? writers[axis.unit] : write;
+        axis.axisLabel.formatter = (value) =>
+          (axis.isEndNamed && value > 0.99 * axis.max ? '' : told(value));
       }
     }
     for (const zoom of option.dataZoom || []) zoom.textStyle = { color: ink };

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from memfs_tools.arguments import AS_JSON, MOUNTPOINT
+from memfs_tools.arguments import AS_JSON, MOUNTPOINT, price_options, repricing
 from memfs_tools.mounts import require_mount
 from memfs_tools.terminal import complain, tell, tell_json
 
@@ -36,16 +36,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="How far back it looks.",
 )
-@click.option(
-    "--price",
-    "prices",
-    multiple=True,
-    metavar="NAME=AMOUNT",
-    help="What a GiB costs for a month on a tier (hot, warm, cold) or stored in the object store, "
-    "and what requests (a thousand), received or sent (a GiB) cost; before [prices] of the "
-    "configuration. May be given several times.",
-)
-@click.option("--currency", metavar="WORD", help="What prices are in, such as EUR.")
+@price_options
 @click.option(
     "--trace",
     type=click.Path(path_type=Path, exists=True),
@@ -89,16 +80,13 @@ def report(
     from memfs.report.trials import try_sizes_of
     from memfs_tools.display import progress_bar
 
-    asked = dict(map(_price, prices))
+    reprice = repricing(prices, currency)
     mount = require_mount(mountpoint)
     gathered = gather(mount, span, with_held=True)
     status = gathered.status
-    known = status.prices._replace(**asked)  # type: ignore[arg-type]  # names of `PRICES`
-    if currency is not None:
-        known = known._replace(currency=currency)
     with progress_bar(hidden=as_json) as show:
         tried = try_sizes_of(status, mount.trace_status(), trace, show)
-    gathered = gathered._replace(status=status._replace(prices=known), tried=tried)
+    gathered = gathered._replace(status=status._replace(prices=reprice(status.prices)), tried=tried)
     told, drawn = sentences(gathered), charts(gathered)
     if html is not None:
         _write(html, render(gathered, told, drawn))
@@ -110,20 +98,6 @@ def report(
         tell(f"{mark} {sentence.text} {sentence.remedy}".rstrip())
     if html is not None:
         complain(f"written: {html}")
-
-
-def _price(text: str) -> tuple[str, float]:
-    from memfs.report.costs import PRICES
-
-    name, _, amount = text.partition("=")
-    try:
-        price = float(amount)
-    except ValueError:
-        price = -1.0
-    if name not in PRICES or not 0 <= price < 1e9:
-        known = ", ".join(f"{name} ({what})" for name, what in PRICES.items())
-        raise click.UsageError(f"{text!r} is no price; write NAME=AMOUNT, with one of {known}.")
-    return name, price
 
 
 def _json(gathered: Gathered, told: Sequence[Sentence], drawn: Sequence[Chart]) -> dict[str, Any]:

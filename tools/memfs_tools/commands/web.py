@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from memfs.errors import UsageError
-from memfs_tools.arguments import MOUNTPOINT
+from memfs_tools.arguments import MOUNTPOINT, price_options, repricing
 from memfs_tools.mounts import require_mount
 from memfs_tools.terminal import complain, tell
 
@@ -45,8 +45,15 @@ _TOKEN_BYTES_MAX = 200
     type=click.Path(path_type=Path, dir_okay=False),
     help="Take the token from there, and make the file if it is missing; else it is new each time.",
 )
+@price_options
 def web(
-    mountpoint: Path, listen: str, remote: bool, names: tuple[str, ...], token_file: Path | None
+    mountpoint: Path,
+    listen: str,
+    remote: bool,
+    names: tuple[str, ...],
+    token_file: Path | None,
+    prices: tuple[str, ...],
+    currency: str | None,
 ) -> None:
     """Show a mount live in a browser: tiers, flows, files to browse, search and pin.
 
@@ -72,7 +79,7 @@ def web(
         from memfs_tools.web.serving import parse_address, serve
     except ImportError as error:
         raise UsageError(f"{error.name} is missing: pip install 'memfs-tiers[web]'") from None
-    address = parse_address(listen)
+    address, reprice = parse_address(listen), repricing(prices, currency)
     if not address.is_loopback and not remote:
         raise UsageError(
             f"{address.host} can be reached from other machines, and nothing is encrypted; "
@@ -87,7 +94,7 @@ def web(
         sys.stdout.flush()
         complain(f"{served.mountpoint} is shown there until Ctrl-C")
 
-    serve(served.mountpoint, keys, address, names, tell_address)
+    serve(served.mountpoint, keys, address, names, tell_address, reprice)
 
 
 def _read_token(path: Path) -> Secrets:

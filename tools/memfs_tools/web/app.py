@@ -10,8 +10,9 @@ import contextlib
 import errno
 import html
 import json
+import threading
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -22,12 +23,12 @@ from starlette.routing import Route
 
 from memfs.client import placement
 from memfs.client.placement import TIERS
-from memfs.control.methods.queries import TreeOrder
 from memfs.errors import InvalidValueError, MemfsError, UsageError
 from memfs.report.charts import charts
 from memfs.report.gathering import SPANS, gather
 from memfs.report.page import asset
 from memfs.report.sentences import sentences
+from memfs.report.trials import UNTRIED, try_sizes_of
 from memfs_tools.mounts import require_mount
 from memfs_tools.web.feed import Feed, TooManyViewersError
 from memfs_tools.web.gate import COOKIE, Gate, Secrets
@@ -41,6 +42,10 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from memfs.client.mount import Mount
+    from memfs.control.methods.mount import HotFileReport
+    from memfs.control.methods.queries import TreeOrder
+    from memfs.control.report import PricesReport, StatusReport
+    from memfs.report.trials import Tried
 
 T = TypeVar("T")
 
@@ -51,6 +56,16 @@ _ANSWER_S_MAX = 70.0
 """Longer than the daemon takes for any question of the page (`client.mount.FILES_S_MAX`)."""
 
 _BODY_BYTES_MAX = 64 << 10
+_ORDERS: dict[str, TreeOrder] = {"bytes": "bytes", "heat": "heat", "used": "heat", "name": "name"}
+"""Orders of a directory, and those of the mount that they are made of: what is opened much was used
+lately, too."""
+_HEAT_COUNT = 1000
+"""Files whose opens are known; some 20 ms."""
+_ROW_COUNT_MAX = 100_000
+"""Rows of a trace that are replayed for the page: some 3 s of processor time, once in a while."""
+_GROWN = 1.2
+"""A trace that has so many times the rows is replayed again."""
+
 _NAMES_SHOWN = 300
 """Names of a directory; its sums are those of all."""
 _FOUND_SHOWN = 100
@@ -88,9 +103,20 @@ class Page:
         mountpoint: What is mounted there is asked.
         keys: Those of the gate.
         feed: That of the live part.
+        reprice: Returns the prices that costs are told by, out of those of the mount.
     """
 
-    def __init__(self, mountpoint: Path, keys: Secrets, feed: Feed) -> None:
+    def __init__(
+        self,
+        mountpoint: Path,
+        keys: Secrets,
+        feed: Feed,
+        reprice: Callable[[PricesReport], PricesReport],
+    ) -> None:
+        self._reprice = reprice
+        self._trying = threading.Lock()
+        self._tried: tuple[object, int, Tried] = (None, 0, UNTRIED)
+        """What the last replay was of, its rows, and what came of it."""
         self._mountpoint = mountpoint
         self._keys = keys
         self._feed = feed
@@ -169,9 +195,13 @@ class Page:
         def look(mount: Mount) -> dict[str, Any]:
             path = path_of(request.query_params.get("path", ""))
             order = request.query_params.get("order", "bytes")
-            if order not in get_args(TreeOrder):
-                raise InvalidValueError(f"{order[:20]} is no order")
-            report = mount.tree(path, order=order, limit=_NAMES_SHOWN)  # type: ignore[arg-type]  # seen above
+            if order not in _ORDERS:
+                raise InvalidValueError(f"{order[:20]} is no order: {', '.join(_ORDERS)}")
+            report = mount.tree(path, order=_ORDERS[order], limit=_NAMES_SHOWN)
+            uses = uses_below(path, mount.heat(_HEAT_COUNT)["files"])
+            listed = report["entries"]
+            if order == "heat":
+                listed = sorted(listed, key=lambda each: -uses.get(each["name"], 0.0))
             above = path.split("/") if path else []
             return {
                 **report,
@@ -180,7 +210,12 @@ class Page:
                     for at, name in enumerate(above)
                 ],
                 "entries": [
-                    {**each, "id": id_of(f"{path}/{each['name']}")} for each in report["entries"]
+                    {
+                        **each,
+                        "uses": uses.get(each["name"], 0.0),
+                        "id": id_of(f"{path}/{each['name']}"),
+                    }
+                    for each in listed
                 ],
             }
 
@@ -212,6 +247,9 @@ class Page:
             if span not in SPANS:
                 raise InvalidValueError(f"{span[:20]} is no span: {', '.join(SPANS)}")
             gathered = gather(mount, span)
+            gathered = gathered._replace(
+                status=self._priced(gathered.status), tried=self._try_sizes(mount, gathered.status)
+            )
             return {
                 "sentences": [each._asdict() for each in sentences(gathered)],
                 "charts": [
@@ -271,6 +309,21 @@ class Page:
                 placement.unpin(place)
 
         return await self._change(request, act)
+
+    def _priced(self, status: StatusReport) -> StatusReport:
+        return status._replace(prices=self._reprice(status.prices))
+
+    def _try_sizes(self, mount: Mount, status: StatusReport) -> Tried:
+        """Return what the trace of the mount tells; one replay at a time, and not too often."""
+        report = mount.trace_status()
+        sizes = [(tier.tier, tier.capacity_bytes) for tier in status.tiers]
+        with self._trying:
+            made, row_count, tried = self._tried
+            key = (report["path"], sizes)
+            if key != made or report["row_count"] > _GROWN * row_count:
+                tried = try_sizes_of(status, report, None, _silent, _ROW_COUNT_MAX)
+                self._tried = key, report["row_count"], tried
+        return tried
 
     def _told(self, mount: Mount, name: str) -> dict[str, Any]:
         path = path_of(name)
@@ -360,7 +413,33 @@ def _without_descriptor(message: str) -> str:
     return rest if colon and first.startswith("/proc/self/fd/") else message
 
 
-def make_app(mountpoint: Path, keys: Secrets, names: Iterable[str], feed: Feed) -> Gate:
+def uses_below(path: str, files: Iterable[HotFileReport]) -> dict[str, float]:
+    """Return the decayed opens of files by the name in a directory that they are, or are below.
+
+    Args:
+        path: The directory, from the root of the mount.
+        files: Those that are opened most.
+    """
+    above = f"/{path}/" if path else "/"
+    found: dict[str, float] = {}
+    for each in files:
+        if each["path"].startswith(above):
+            name = each["path"].removeprefix(above).partition("/")[0]
+            found[name] = found.get(name, 0.0) + each["uses"]
+    return found
+
+
+def _silent(_what: str, _done: int, _total: int) -> None:
+    return
+
+
+def make_app(
+    mountpoint: Path,
+    keys: Secrets,
+    names: Iterable[str],
+    feed: Feed,
+    reprice: Callable[[PricesReport], PricesReport],
+) -> Gate:
     """Return the application with its gate.
 
     Args:
@@ -368,8 +447,9 @@ def make_app(mountpoint: Path, keys: Secrets, names: Iterable[str], feed: Feed) 
         keys: What opens the gate.
         names: Those of the server, as of `Gate`.
         feed: Runs with the application.
+        reprice: As of `Page`.
     """
-    page = Page(mountpoint, keys, feed)
+    page = Page(mountpoint, keys, feed, reprice)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:

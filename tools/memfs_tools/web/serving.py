@@ -30,6 +30,7 @@ from memfs_tools.web.gate import LOOPBACK_NAMES
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from memfs.control.report import PricesReport
     from memfs_tools.web.gate import Secrets
 
 _CONCURRENCY_MAX = 100
@@ -143,6 +144,7 @@ def serve(
     address: Address,
     names: Sequence[str],
     tell: Callable[[str], None],
+    reprice: Callable[[PricesReport], PricesReport],
 ) -> None:
     """Serve the page until SIGINT or SIGTERM.
 
@@ -152,11 +154,12 @@ def serve(
         address: Where to listen.
         names: Those of the server, besides those of this machine and the address.
         tell: Is given the first address of the page.
+        reprice: As of `web.app.Page`.
     """
     feed = Feed(mountpoint)
     all_names = [*LOOPBACK_NAMES, *names] + ([address.host] if address.host else [])
     config = uvicorn.Config(
-        make_app(mountpoint, keys, all_names, feed),
+        make_app(mountpoint, keys, all_names, feed, reprice),
         lifespan="on",
         ws="none",
         http="h11",

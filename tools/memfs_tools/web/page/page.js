@@ -57,6 +57,10 @@ function element(tag, fields = {}, ...children) {
   return made;
 }
 
+// Commands in sentences are between backticks.
+const written = (text) =>
+  text.split("`").map((part, at) => (at % 2 ? element("code", {}, part) : part));
+
 const cell = (text) => element("td", {}, `${text}`);
 const number = (text) => element("td", { class: "number" }, `${text}`);
 const word = (text) => element("td", { class: "word" }, `${text}`);
@@ -73,6 +77,11 @@ function bar(share, kind = "") {
 function fill(table, rows, nothing) {
   const body = find(table).tBodies[0];
   const columns = find(table).tHead.rows[0].cells.length;
+  const heads = [...find(table).tHead.rows[0].cells];
+  // Columns that a narrow window has no room for.
+  for (const cells of rows) {
+    cells.forEach((each, at) => each.classList.toggle("minor", heads[at].classList.contains("minor")));
+  }
   const empty = [element("td", { class: "nothing", colspan: columns }, nothing)];
   const made = element("tbody", {}, ...(rows.length ? rows : [empty]).map((cells) => element("tr", {}, ...cells)));
   // What is the same stays, with what is selected in it and the keyboard on it. Buttons differ by the
@@ -94,10 +103,14 @@ function showState(text, isUp) {
 
 function notes(status) {
   const found = [];
-  if (status.store && status.store.well === false) {
+  // What the sentences above tell already is not told again.
+  const told = find("sentences").textContent;
+  if (status.store && status.store.well === false && !told.includes(status.store.reason)) {
     found.push(`The store has failed for ${duration(status.store.lasts_s)}: ${status.store.reason}`);
   }
-  for (const tier of status.tiers) if (tier.note) found.push(`${tier.tier}: ${tier.note}`);
+  for (const tier of status.tiers) {
+    if (tier.note && !told.includes(tier.note)) found.push(`${tier.tier}: ${tier.note}`);
+  }
   if (status.prefetch.stalled) found.push(`prefetch waits: ${status.prefetch.stalled}`);
   if (status.policy.note) found.push(status.policy.note);
   for (const quota of status.quotas) {
@@ -105,7 +118,9 @@ function notes(status) {
       found.push(`quota ${quota.quota} is spent; more in ${duration(quota.frees_s)}`);
     }
   }
-  if (status.export && status.export.error) found.push(`export: ${status.export.error}`);
+  if (status.export && status.export.error && !told.includes(status.export.error)) {
+    found.push(`export: ${status.export.error}`);
+  }
   return found;
 }
 
@@ -249,6 +264,8 @@ function used(nanoseconds) {
   return `${duration(Date.now() / 1000 - nanoseconds / 1e9)} ago`;
 }
 
+const heat = (uses) => (uses >= 0.05 ? uses.toFixed(1) : "-");
+
 async function load() {
   if (place.found !== null) return;
   const mine = ++turn;
@@ -271,7 +288,9 @@ function showTree(report) {
       return element("li", {}, link);
     }),
   );
-  const whole = Math.max(1, report.size);
+  const isByHeat = find("order").value === "heat";
+  const uses = report.entries.reduce((sum, entry) => sum + entry.uses, 0);
+  const whole = Math.max(1e-9, isByHeat ? uses : report.size);
   fill(
     "tree",
     report.entries.map((entry) => [
@@ -280,10 +299,11 @@ function showTree(report) {
           ? directory(entry.id, `${entry.name}/`)
           : entry.name,
       ),
-      bar(entry.size / whole),
+      bar((isByHeat ? entry.uses : entry.size) / whole),
       number(report.is_summed || entry.kind !== "directory" ? size(entry.size) : "?"),
       number(report.is_summed || entry.kind !== "directory" ? size(entry.local_bytes) : "?"),
       number(report.is_summed || entry.kind !== "directory" ? entry.file_count : "?"),
+      number(heat(entry.uses)),
       word(used(entry.accessed_ns)),
       whyCell(entry.id, entry.name, entry.kind),
     ]),
@@ -352,6 +372,7 @@ function showFound(report) {
       number(size(file.size)),
       number("-"),
       number(1),
+      number("-"),
       cell("-"),
       whyCell(file.id, file.path, "file"),
     ]),
@@ -396,12 +417,10 @@ function showWhy(told) {
   find("why").hidden = false;
   find("why-title").textContent = told.path;
   const why = told.why;
-  const facts = [
-    ["tier", told.tier],
-    ["pin", told.pin],
-    ["state", told.state],
-    ["rule", why.rule || "-"],
-  ];
+  // A directory has no place, and only a pin that all below it inherit.
+  const facts = told.is_directory
+    ? [["pin", told.pin]]
+    : [["tier", told.tier], ["pin", told.pin], ["state", told.state], ["rule", why.rule || "-"]];
   if (why.pending) facts.push(["waits", `${why.pending.wanted}: ${why.pending.reason}`]);
   if (why.outlook) facts.push(["outlook", why.outlook]);
   if (why.room) facts.push(["room", why.room]);
@@ -514,8 +533,8 @@ async function loadReport() {
       element(
         "li",
         { class: each.weight },
-        each.text,
-        ...(each.remedy ? [element("span", { class: "remedy" }, each.remedy)] : []),
+        ...written(each.text),
+        ...(each.remedy ? [element("span", { class: "remedy" }, ...written(each.remedy))] : []),
       ),
     ),
   );
@@ -534,8 +553,8 @@ function frame(chart) {
     "figure",
     { id: `frame-${chart.name}` },
     element("figcaption", {}, chart.title),
-    element("p", { class: "hint" }, chart.description),
-    element("div", { class: "chart", id: `chart-${chart.name}`, role: "img", "aria-label": chart.title }),
+    element("p", { class: "hint" }, ...written(chart.description)),
+    element("div", { class: chart.is_tall ? "chart tall" : "chart", id: `chart-${chart.name}`, role: "img", "aria-label": chart.title }),
     element("p", { class: "hint nothing" }, "nothing so far"),
     element(
       "details",
@@ -558,6 +577,8 @@ function frame(chart) {
 function fillFrame(chart) {
   const made = find(`frame-${chart.name}`);
   const isEmpty = chart.option === null;
+  made.querySelector("figcaption").textContent = chart.title;
+  made.querySelector(".hint").replaceChildren(...written(chart.description));
   made.querySelector(".chart").hidden = isEmpty;
   made.querySelector(".nothing").hidden = !isEmpty;
   made.querySelector("details").hidden = chart.rows.length === 0;
