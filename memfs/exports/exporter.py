@@ -53,6 +53,7 @@ from memfs.exports.description import (
     root_of,
 )
 from memfs.exports.integrity import Integrity
+from memfs.exports.naming import NamedObjects
 from memfs.exports.objects import open_sealed, seal_file
 from memfs.exports.places import StoreAddress
 from memfs.metadata.store_record import recall_store
@@ -90,6 +91,9 @@ COUNTS = ("file_count", "content_bytes", "missing_count", "missing_bytes")
 
 TABLES = ("inodes", "dentries")
 """As of `metadata.sqlite.exporting.read_page`."""
+
+CONTENTS = "contents"
+"""The kind of the parts that name objects."""
 
 TABLES_OF_SOURCES = ("gone",)
 """Those that have rows only where there are sources."""
@@ -232,6 +236,7 @@ class Exporter:
         self._known: dict[SnapshotId, tuple[Done, Description]] = {}
         """Those of the complete exports that were stored or read since the mount, as they were."""
         self._integrity = Integrity(parts, quotas)
+        self._addresses = NamedObjects(parts)
         self.progress = ExportProgress()
 
     @property
@@ -772,6 +777,38 @@ class Exporter:
         unneeded.sort(key=lambda stat: not parse_done_key(stat.key))
         foreign = sum(not stat.key.startswith(root) for stat in listed)
         return Unneeded(tuple(unneeded), foreign)
+
+    async def named(self, addresses: Sequence[str]) -> set[str]:
+        """Return those of some objects that complete exports of this state name.
+
+        What this state itself has exported is referred to, or garbage that waits. So it is about
+        exports of before an import that other ones were made of.
+
+        Checkpoint: always. Cancel: safe.
+
+        Raises:
+            EncryptionKeyError, NewerFormatError, StoreError, NotSupportedError: It is not known
+                what one of them names.
+        """
+        remote = self._parts.remote
+        if remote is None:
+            raise NotSupportedError("no glacier tier is configured: set glacier.url")
+        async with self._lock:
+            parts: dict[str, Sealed] = {}
+            for note in self._stored:
+                try:
+                    _, description = await self._recall(remote, note.snap)
+                except (CorruptDataError, ObjectMissingError) as error:
+                    # It cannot be imported any more.
+                    log.info("what an export names is not known: %s", error)
+                    continue
+                parts |= {
+                    part.sealed.key: part.sealed
+                    for part in description.parts
+                    if part.kind == CONTENTS
+                }
+            named = await self._addresses.named(remote, self._quotas, parts)
+        return {address for address in addresses if address in named}
 
     # --- the note --------------------------------------------------------------------------------
     async def _note(self, notes: list[ExportNote]) -> None:

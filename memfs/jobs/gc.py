@@ -14,7 +14,6 @@ import trio
 
 from memfs.errors import MetadataError, NotSupportedError
 from memfs.jobs.orphans import SHOWN_MAX, OrphanSearch, SearchPlace
-from memfs.types import FormKind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -177,7 +176,7 @@ class GcMethods:
             return 0
         if parts.remote is None:
             raise NotSupportedError("lost+found names objects, and no store is configured")
-        due = await parts.engine.find_unreferenced(FormKind.REMOTE, keys)
+        due = await self._orphans.find_removable(keys)
         for key in due:
             await parts.remote.delete(key)
             log.info("object %s was removed: nothing refers to it", key)

@@ -83,6 +83,8 @@ class Orphans:
     """Objects that nothing here refers to and that are too young, or of unknown age."""
     foreign_count: int = 0
     """Objects that another state directory has written: their numbers were never given here."""
+    held_count: int = 0
+    """Objects that an export of before an import names, and nothing else."""
 
     def add(self, name: str, size: int) -> None:
         """Note an orphan."""
@@ -202,7 +204,7 @@ class OrphanSearch:
         # After the listing: no blob of this state directory has a higher number in it.
         blob_end = int(parts.engine.reserve_blob())
         orphans = Orphans()
-        due = []
+        old = []
         for key in await self._find_unreferenced(FormKind.REMOTE, [*sizes]):
             blob = _BLOB_KEY.fullmatch(key_within(key))
             if blob is not None and int(blob[1], 16) >= blob_end:
@@ -210,8 +212,12 @@ class OrphanSearch:
             elif key in young:
                 orphans.young_count += 1
             else:
-                orphans.add(key, sizes[key])
-                due.append(key)
+                old.append(key)
+        named = await self._named(old)
+        orphans.held_count = len(named)
+        due = [key for key in old if key not in named]
+        for key in due:
+            orphans.add(key, sizes[key])
         if take and due:
             await self._sync()
             await trio.to_thread.run_sync(
@@ -261,6 +267,22 @@ class OrphanSearch:
         if take and self._exporter.refusal is None:
             orphans.taken_count = len(found.objects)
         return orphans
+
+    async def _named(self, addresses: Sequence[str]) -> set[str]:
+        """Return those of some objects that exports name; they are read only if there are some."""
+        if self._exporter is None or not addresses:
+            return set()
+        return await self._exporter.named(addresses)
+
+    async def find_removable(self, addresses: Sequence[str]) -> list[str]:
+        """Return those of some objects that neither this state nor an export of it refers to.
+
+        Raises:
+            MemfsError: It is not known what an export names.
+        """
+        found = await self._find_unreferenced(FormKind.REMOTE, addresses)
+        named = await self._named(found)
+        return [address for address in found if address not in named]
 
     async def _find_unreferenced(self, kind: FormKind, names: Sequence[str]) -> list[str]:
         found: list[str] = []

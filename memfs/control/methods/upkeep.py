@@ -105,6 +105,7 @@ class OrphansReport(TypedDict):
     taken_count: int
     young_count: int
     foreign_count: int
+    held_count: int
 
 
 class LostFoundReport(TypedDict):

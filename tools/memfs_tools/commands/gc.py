@@ -210,7 +210,7 @@ class _Collection:
         for found in orphans.values():
             for name in found["names"]:
                 tell(name)
-        names = ("count", "bytes", "taken_count", "young_count", "foreign_count")
+        names = ("count", "bytes", "taken_count", "young_count", "foreign_count", "held_count")
         counts: list[dict[str, Any]] = [{**found} for found in orphans.values()]
         total = {name: sum(found[name] for found in counts) for name in names}
         line = (
@@ -223,6 +223,8 @@ class _Collection:
             line += f"; {total['young_count']} objects are too young to tell"
         if total["foreign_count"]:
             line += f"; {total['foreign_count']} of another state directory"
+        if total["held_count"]:
+            line += f"; {total['held_count']} objects stay while exports name them"
         tell(line)
 
     def _prefixes(self) -> list[str]:
