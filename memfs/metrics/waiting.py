@@ -12,6 +12,7 @@ _WORDS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     for word, pattern in (
         ("quota", r"\bquotas\."),
         ("open", r"has the file open or mapped"),
+        ("use", r"^it was used; its local copy goes"),
         ("shared", r"^a clone of the file shares"),
         ("archived", r"\barchived?\b|\brestored?\b"),
         ("ram", r"\bRAM tier\b|^pool .* is full"),

@@ -40,6 +40,8 @@ IDLE_COPY_S = 60.0
 """The raw copy of a file that is pinned to a slower tier goes after so long without use. Guess:
 spans the pauses of a program that opens a file again and again."""
 
+_USED = f"it was used; its local copy goes after {IDLE_COPY_S:.0f} s without use"
+
 PINNED_A_ROUND = 512
 
 DUE_A_ROUND = 64
@@ -117,8 +119,7 @@ class Sources:
             goal = goal_of_pin(candidate.pin, context.usage.limits)
             there = next_step(candidate, goal) is None
             if copied and not there and ino not in context.queues:
-                reason = f"it was used; its local copy goes after {IDLE_COPY_S:.0f} s without use"
-                await self._placer.postpone(ino, candidate.pin, reason, IDLE_COPY_S)
+                await self._placer.postpone(ino, candidate.pin, _USED, IDLE_COPY_S)
 
     async def _take_fresh(self) -> list[InodeNo]:
         """Store the last uses; returns files written or used since the last round."""

@@ -23,7 +23,7 @@ from memfs.moves.dropping import drop_raw
 from memfs.moves.hydrating import hydrate
 from memfs.moves.packing import pack
 from memfs.moves.uploading import upload
-from memfs.placement import execute
+from memfs.placement import execute, sources
 from memfs.stores.counts import Call, StoreCounts
 from memfs_daemon.metrics import MetricsMethods
 from memfs_daemon.stalls import Stalls
@@ -170,6 +170,7 @@ async def test_every_kind_of_move_is_counted_once(tmp_path: Path) -> None:
         ("quota", "waits for the quota quotas.upload_per_day: 3 of 4 used, 2 needed; more at 7"),
         ("quota", "it takes up to 5.0 GiB, and quotas.egress_per_day allows 1 GiB in a day"),
         ("open", execute._OPEN),
+        ("use", sources._USED),
         ("shared", execute._SHARED),
         ("archived", "objects/1: the object is archived; its restore takes hours"),
         ("ram", "the RAM tier (1.0 GiB without pools) is full of pinned files; unpin others"),
