@@ -275,6 +275,9 @@ class PublishConfig:
     files; `memfs publish` may publish anywhere."""
     plain: bool = False
     """Publish in clear although objects are encrypted (`encryption.remote`)."""
+    unconditional: bool = False
+    """Publish also where a store knows no conditions: it is looked at right before each change, and
+    what somebody else writes within that moment is lost."""
     delete: bool = False
     """Remove an object whose file is gone, if nobody has changed it since."""
     quiet_s: float = 5.0

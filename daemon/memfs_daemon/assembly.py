@@ -389,7 +389,7 @@ def assemble(
             status_parts, status, activity, traffic, store_counts, latencies, stalls
         )
         history = History(engine, readings.take, activity, move_parts.events, healths)
-        places = Places(move_parts, os.environ)
+        places = Places(move_parts, os.environ, read_form=parts.form_reader.read)
         publishing = PublishMethods(move_parts, quotas, places)
         following = Following(move_parts, quotas, places, activity.changes)
         hot = _build_hot(config.hot, state_dir, board, move_parts, activity)

@@ -291,15 +291,31 @@ class Mount(NamedTuple):
         return self.asking(trees.RELOCATE, timeout_s)({"inos": inos, "dry_run": dry_run})
 
     def publish_files(
-        self, inos: list[int], root: int, url: str, *, timeout_s: float = WORK_S_MAX
+        self,
+        inos: list[int],
+        root: int,
+        url: str,
+        *,
+        unconditional: bool = False,
+        timeout_s: float = WORK_S_MAX,
     ) -> trees.WorkReport:
         """Publish files below a directory as plain objects."""
-        params: trees.PublishParameters = {"inos": inos, "root": root, "url": url}
+        params: trees.PublishParameters = {
+            "inos": inos,
+            "root": root,
+            "url": url,
+            "unconditional": unconditional,
+        }
         return self.asking(trees.PUBLISH_OBJECTS, timeout_s)(params)
 
-    def publish_part(self, url: str, key: str, path: str) -> str:
+    def publish_part(self, url: str, key: str, path: str, *, unconditional: bool = False) -> str:
         """Publish a part of a manifest, or remove it; returns why that was not done."""
-        params: trees.PublishPartParameters = {"url": url, "key": key, "path": path}
+        params: trees.PublishPartParameters = {
+            "url": url,
+            "key": key,
+            "path": path,
+            "unconditional": unconditional,
+        }
         return self.asking(trees.PUBLISH_PART, WORK_S_MAX)(params)
 
     def publish_removed(self, root: int, url: str) -> trees.RemovedReport:

@@ -31,6 +31,7 @@ from memfs.jobs.publishing import has_file, key_behind
 from memfs.metadata.records import InodeFlags
 from memfs.moves.outcome import MoveOutcome
 from memfs.moves.publish_marks import forget_root, is_allowed, list_roots, target_of
+from memfs.moves.publish_uploads import list_uploads
 from memfs.moves.publishing import TAKEN, published_below
 from memfs.placement.quotas import cost_of_upload
 from memfs.policy.marks import PUBLISH_XATTR
@@ -65,6 +66,9 @@ FILES_A_STEP = 256
 """Files published before what was changed meanwhile is asked for. Guess."""
 
 ENTRIES_A_PAGE = 1000
+
+END_S_MAX = 10.0
+"""Uploads that were given up have so long to remove what they left. Guess."""
 
 
 class Root(NamedTuple):
@@ -113,11 +117,15 @@ class Following:
         """The last look has found more than it could take."""
 
     async def run(self) -> None:
-        """Follow until cancelled."""
-        while True:
-            await self.step()
-            with trio.move_on_at(self._next_s()):
-                await self._changes.wait()
+        """Follow until cancelled; then what was under way at the places is ended."""
+        try:
+            while True:
+                await self.step()
+                with trio.move_on_at(self._next_s()):
+                    await self._changes.wait()
+        finally:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + END_S_MAX):
+                await self._places.aclose()
 
     async def step(self) -> None:
         """Publish what is due now."""
@@ -141,6 +149,7 @@ class Following:
         # From now on: what is written while this looks must not be missed.
         self._changes.followed = True
         self._is_cut = False
+        await self._end_uploads()
         roots = await self._roots()
         self._changes.followed = bool(roots)
         now_s = trio.current_time()
@@ -159,6 +168,14 @@ class Following:
             async for known in published_below(self._parts, place.target):
                 if known.ino:
                     await self._remove_if_gone(place, known, roots)
+
+    async def _end_uploads(self) -> None:
+        """End what was being sent when a daemon ended, wherever that was."""
+        for target in {each.target for each in await list_uploads(self._parts.engine)}:
+            try:
+                await (await self._places.at(target)).end_uploads()
+            except MemfsError as error:
+                log.info("%s: an unfinished upload is not removed yet: %s", target, error)
 
     async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -244,8 +261,9 @@ class Following:
                 continue
             if wait_s := self._quiet_s(inode):
                 return wait_s
-            with self._quotas.reserved(cost_of_upload(inode.size, copied=True)):
-                result, problem = await place.publish(ino, key)
+            unconditional = self._parts.config.publish.unconditional
+            with self._quotas.reserved(cost_of_upload(inode.size, copied=False)):
+                result, problem = await place.publish(ino, key, unconditional=unconditional)
             if problem:
                 log.info("%s is not published: %s", place.url_of(key), problem)
             elif result.outcome in (MoveOutcome.BUSY, MoveOutcome.SUPERSEDED):

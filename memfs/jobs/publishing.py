@@ -19,6 +19,7 @@ import trio
 from memfs.bounded import BoundedDict
 from memfs.errors import (
     InvalidValueError,
+    MemfsError,
     NoXattrError,
     StaleInodeError,
     UsageError,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from memfs.metadata.published import PublishedObject
     from memfs.metadata.records import Inode
     from memfs.moves.attempt import MoveParts
+    from memfs.moves.publish_source import FormRead
     from memfs.placement.quotas import Quotas
     from memfs.stores.publishing import PublicStore
 
@@ -57,6 +59,8 @@ class Places:
 
     Args:
         environment: That of the daemon, for credentials.
+        open_place: Opens one.
+        read_form: Reads files without a raw file; None: they are fetched first.
     """
 
     def __init__(
@@ -64,7 +68,9 @@ class Places:
         parts: MoveParts,
         environment: Mapping[str, str],
         open_place: Callable[[str, Mapping[str, object], float], PublicStore] = open_public_store,
+        read_form: FormRead | None = None,
     ) -> None:
+        self._read_form = read_form
         self._parts = parts
         self._environment = environment
         self._open_place = open_place
@@ -85,10 +91,18 @@ class Places:
                 store = await trio.to_thread.run_sync(self._open_place, target, options, timeout_s)
             except UsageError as error:
                 raise InvalidValueError(str(error)) from None
-            found = Publication(self._parts, store, target)
+            found = Publication(self._parts, store, target, self._read_form)
             self._opened[target] = found
             log.info("publishing to %s, with the options of %s", target, _named(target, config))
         return found
+
+    async def aclose(self) -> None:
+        """Release connections, once uploads that were given up have removed what they left."""
+        for place in self._opened.values():
+            try:
+                await place.aclose()
+            except MemfsError as error:
+                log.info("%s: %s", place.target, error)
 
     def _options(self, target: str) -> tuple[Mapping[str, object], float]:
         """Return those of the configured store in the same bucket, if there is one."""
@@ -115,9 +129,19 @@ class PublishWork:
 
     Args:
         root: The directory, or the file.
+        unconditional: As of `Publication.publish`.
     """
 
-    def __init__(self, parts: MoveParts, quotas: Quotas, place: Publication, root: Inode) -> None:
+    def __init__(
+        self,
+        parts: MoveParts,
+        quotas: Quotas,
+        place: Publication,
+        root: Inode,
+        *,
+        unconditional: bool,
+    ) -> None:
+        self._unconditional = unconditional
         self._parts = parts
         self._quotas = quotas
         self._place = place
@@ -129,8 +153,8 @@ class PublishWork:
         if inode is None:
             return
         key = await key_of(self._parts.engine, self._root, ino)
-        with self._quotas.reserved(cost_of_upload(inode.size, copied=True)):
-            result, problem = await self._place.publish(ino, key)
+        with self._quotas.reserved(cost_of_upload(inode.size, copied=False)):
+            result, problem = await self._place.publish(ino, key, unconditional=self._unconditional)
         if problem:
             results.note(ino, FAILED, problem)
         elif result.outcome == MoveOutcome.BUSY:
@@ -188,29 +212,37 @@ class PublishMethods:
             "published": self.published,
         }
 
-    async def publish(self, inos: list[int], root: int, url: str) -> WorkReport:
+    async def publish(
+        self, inos: list[int], root: int, url: str, unconditional: bool = False
+    ) -> WorkReport:
         """Publish files.
 
         Args:
             inos: The files.
             root: The directory that they are below, or the only one of them.
             url: Where to.
+            unconditional: Also where the place knows no conditions; so it is if the configuration
+                says so.
         """
         place = await self._places.at(url)
         directory = await self._parts.engine.get_inode(InodeNo(root))
-        return await run_work(inos, PublishWork(self._parts, self._quotas, place, directory))
+        allowed = unconditional or self._parts.config.publish.unconditional
+        work = PublishWork(self._parts, self._quotas, place, directory, unconditional=allowed)
+        return await run_work(inos, work)
 
-    async def publish_part(self, url: str, key: str, path: str) -> str:
+    async def publish_part(self, url: str, key: str, path: str, unconditional: bool = False) -> str:
         """Publish a part of a manifest; returns why it is not, if it is not.
 
         Args:
             url: Where to.
             key: Behind the URL.
             path: A local file; empty: the part is removed instead.
+            unconditional: As of `publish`.
         """
         place = await self._places.at(url)
         if path:
-            return (await place.publish_part(key, Path(path))).problem
+            allowed = unconditional or self._parts.config.publish.unconditional
+            return (await place.publish_part(key, Path(path), unconditional=allowed)).problem
         known = await self._parts.engine.get_published(place.url_of(key))
         return "" if known is None else await place.remove(known)
 

@@ -1,4 +1,4 @@
-"""Opens that cannot leave a directory: openat2(2) with RESOLVE_BENEATH; a rename to a new name.
+"""Opens that cannot leave a directory: openat2(2) with RESOLVE_BENEATH; renames within one.
 
 Invariant: whatever symbolic links others plant below the directory, no call opens, makes, renames
 or removes anything outside of it.
@@ -18,6 +18,7 @@ _OPENAT2 = 437
 _RESOLVE_NO_MAGICLINKS = 0x02
 _RESOLVE_BENEATH = 0x08
 _RENAME_NOREPLACE = 1
+_RENAME_EXCHANGE = 2
 _ATTEMPTS_MAX = 100
 """A rename beside the call makes it fail with EAGAIN, as openat2(2) tells. Guess."""
 
@@ -66,9 +67,20 @@ def rename_new(directory_fd: int, name: str, new: str) -> None:
     """Rename within a directory to a name that is not taken (renameat2(2), RENAME_NOREPLACE).
 
     Raises:
-        OSError: As of rename(2); EEXIST: the name is taken.
+        OSError: As of rename(2); EEXIST: the name is taken; EINVAL: the file system cannot do it.
     """
-    if LIBC.renameat2(
-        directory_fd, os.fsencode(name), directory_fd, os.fsencode(new), _RENAME_NOREPLACE
-    ):
+    _rename(directory_fd, name, new, _RENAME_NOREPLACE)
+
+
+def exchange(directory_fd: int, name: str, other: str) -> None:
+    """Exchange two names of a directory (renameat2(2), RENAME_EXCHANGE).
+
+    Raises:
+        OSError: As of rename(2); ENOENT: one of them is missing; EINVAL: the file system cannot.
+    """
+    _rename(directory_fd, name, other, _RENAME_EXCHANGE)
+
+
+def _rename(directory_fd: int, name: str, new: str, flags: int) -> None:
+    if LIBC.renameat2(directory_fd, os.fsencode(name), directory_fd, os.fsencode(new), flags):
         raise last_error(new)

@@ -109,6 +109,8 @@ MIGRATION_POINTS = (
 
 PUBLISH_POINTS = (
     "publishing.recorded",
+    "publishing.begun",
+    "publishing.sent",
     "publishing.stored",
     "publishing.verified",
     "publishing.published",

@@ -27,13 +27,15 @@ def target_of(url: str) -> str:
     """Return a URL without secrets, template and slash at its end; the target of objects below it.
 
     Raises:
-        InvalidValueError: It is no URL of a bucket.
+        InvalidValueError: It is no URL of a bucket or of a directory.
     """
     plain = url_without_secrets(url).removesuffix("{path}").rstrip("/")
     parts = urlsplit(plain)
-    if not parts.scheme or not parts.netloc or "{" in plain:
+    is_place = parts.path.strip("/") if parts.scheme == "file" else parts.netloc
+    if not parts.scheme or "://" not in plain or not is_place or "{" in plain:
         raise InvalidValueError(
-            f"{plain!r} is no place to publish to: write s3://BUCKET/PREFIX, or with /{{path}}"
+            f"{plain!r} is no place to publish to: write s3://BUCKET/PREFIX, gs://BUCKET, "
+            "abfs://CONTAINER or file:///DIRECTORY, or with /{path}"
         )
     return plain
 

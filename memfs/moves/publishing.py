@@ -1,15 +1,21 @@
 """Publish: a sealed file becomes a plain object that others read, and that only they may change.
 
-1. A private copy of the file is made: no writer changes it under the upload.
-2. The record gets a new token and names no generation (`publishing.recorded`). *Killed from here
-   on*: the next attempt knows the object by its etag, or by the token if it was sent.
-3. The object is sent with the token in its metadata, on the condition that there is no object, or
+1. The record gets a new token and names no generation (`publishing.recorded`). *Killed from here
+   on*: the next attempt knows the object by its etag, or by the token if it was sent; where the
+   place keeps no tokens, by the digest.
+2. An upload that would leave something behind there is recorded by its name (`publishing.begun`).
+   *Killed from here on*: the next look ends it.
+3. The bytes go there from where they are: nothing is copied on the disk. Before the object appears
+   the file is looked at again: one that was changed meanwhile is not published
+   (`publishing.sent`).
+4. The object appears with the token in its metadata, on the condition that there is no object, or
    that it has the etag of the last one (`publishing.stored`).
-4. It is read back on the condition of its etag, and has the digest of the copy
+5. It is read back on the condition of its etag, and has the digest of what was sent
    (`publishing.verified`).
-5. The record names the generation of the file (`publishing.published`).
+6. The record names the generation of the file (`publishing.published`).
 
-Invariant: an object that somebody else has written is never replaced nor removed.
+Invariant: an object that somebody else has written is never replaced nor removed; where a place has
+no conditions that needs a permission, and is a look right before the change.
 """
 
 from __future__ import annotations
@@ -17,25 +23,38 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 from blake3 import blake3
 
-from memfs.errors import CorruptDataError, NotSupportedError, ObjectTakenError
+from memfs.errors import (
+    CorruptDataError,
+    NotSupportedError,
+    ObjectMissingError,
+    ObjectTakenError,
+)
 from memfs.metadata.published import PublishedObject
 from memfs.metadata.records import InodeFlags
 from memfs.moves.hydrating import hydrate
 from memfs.moves.outcome import MoveOutcome, MoveResult
-from memfs.moves.storing import temporary_file
-from memfs.stores.digesting import digest_file
-from memfs.stores.disk import clone_file, disk_errors
-from memfs.stores.publishing import content_type_of, metadata_of
+from memfs.moves.publish_source import FormRead, Opened, Sent, Source, SourceChangedError, open_file
+from memfs.moves.publish_uploads import (
+    TRIAL,
+    PublishUpload,
+    forget_upload,
+    list_uploads,
+    note_upload,
+)
+from memfs.stores.disk import disk_errors
+from memfs.stores.parts import PART_CONCURRENCY
+from memfs.stores.publishing import PublicAttributes, content_type_of
 from memfs.stores.store import PART_BYTES
 from memfs.types import Generation, InodeNo
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from memfs.metadata.records import Inode
@@ -44,9 +63,6 @@ if TYPE_CHECKING:
 
 TAKEN = "changed by someone else"
 """Why an object is not as the file is."""
-
-KEY_BYTES_MAX = 1024
-"""Longest key of S3 ("Naming objects", S3 user guide)."""
 
 
 class Published(NamedTuple):
@@ -57,28 +73,27 @@ class Published(NamedTuple):
     """Why the object is not as the file is."""
 
 
-class _Copy(NamedTuple):
-    """A private copy of a file, and what is told of it."""
-
-    path: Path
-    digest: bytes
-    size: int
-    mtime_ns: int
-    mode: int
-
-
 class Publication:
     """Publishes files to one place.
 
     Args:
         store: The place.
         target: The URL that it was opened with, without secrets.
+        read_form: Reads files without a raw file; None: they are fetched first.
+        in_parts_above_bytes: Larger files are sent in parts.
 
     Raises:
         NotSupportedError: Objects are encrypted, and nobody has allowed to publish in clear.
     """
 
-    def __init__(self, parts: MoveParts, store: PublicStore, target: str) -> None:
+    def __init__(
+        self,
+        parts: MoveParts,
+        store: PublicStore,
+        target: str,
+        read_form: FormRead | None = None,
+        in_parts_above_bytes: int = PART_BYTES,
+    ) -> None:
         config = parts.config
         if parts.keys.first is not None and config.encryption.remote and not config.publish.plain:
             raise NotSupportedError(
@@ -87,20 +102,30 @@ class Publication:
             )
         self._parts = parts
         self._store = store
+        self._read_form = read_form
+        self._in_parts_above_bytes = in_parts_above_bytes
         self.target = target
-        self._tried = False
+        self._tried: set[bool] = set()
+        """Kinds of uploads whose conditions were seen to hold: True for those in parts."""
+        self._sending: set[str] = set()
+        """URLs of objects that are being sent."""
 
     def url_of(self, key: str) -> str:
         """Return the URL of an object."""
         return f"{self.target}/{key}"
 
-    async def publish(self, ino: InodeNo, key: str) -> Published:
+    async def publish(self, ino: InodeNo, key: str, *, unconditional: bool = False) -> Published:
         """Publish a file, unless that was done since it was changed.
+
+        Args:
+            ino: The file.
+            key: That of the object, behind the URL.
+            unconditional: Also where the place knows no conditions.
 
         Raises:
             StaleInodeError: The file is gone.
+            NotSupportedError: The place knows no conditions, or the key is too long.
             StoreError: The store refused or cannot be reached.
-            NoSpaceError: The disk has no room for a private copy.
             CorruptDataError: The file is damaged, or the object does not read back equal.
         """
         parts = self._parts
@@ -110,28 +135,53 @@ class Publication:
         known = await parts.engine.get_published(self.url_of(key))
         if known is not None and (known.ino, known.generation) == (ino, inode.generation):
             return Published(MoveResult(MoveOutcome.UNNEEDED))
-        if inode.size and not inode.raw:
+        if inode.size and not inode.raw and self._read_form is None:
             inode = await hydrate(parts, ino)
-        async with temporary_file(parts, f"publish-{ino}") as (path, fd):
-            digest = await trio.to_thread.run_sync(
-                self._copy, inode, path, fd, limiter=parts.threads
-            )
-            if await self._is_changed(inode):
-                return Published(MoveResult(MoveOutcome.SUPERSEDED))
-            copy = _Copy(path, digest, inode.size, inode.mtime_ns, inode.mode)
-            return await self._send(key, copy, known, ino, inode.generation)
+        sent = Sent(
+            *(ino, inode.generation, inode.size, inode.mtime_ns, inode.mode, inode.uid, inode.gid),
+            partial(self._open, inode),
+            partial(self._check, inode),
+        )
+        try:
+            return await self._send(key, sent, known, unconditional=unconditional)
+        except SourceChangedError:
+            return Published(MoveResult(MoveOutcome.SUPERSEDED))
 
-    async def publish_part(self, key: str, path: Path) -> Published:
+    async def publish_part(self, key: str, path: Path, *, unconditional: bool = False) -> Published:
         """Publish a local file that is no file of the mount, a part of a manifest.
 
         Raises:
-            StoreError, CorruptDataError: As `publish`.
+            NotSupportedError, StoreError, CorruptDataError: As `publish`.
         """
         known = await self._parts.engine.get_published(self.url_of(key))
         status = await trio.to_thread.run_sync(path.stat)
-        digest = await trio.to_thread.run_sync(digest_file, path, _go_on)
-        copy = _Copy(path, digest, status.st_size, status.st_mtime_ns, 0o100644)
-        return await self._send(key, copy, known, InodeNo(0), Generation(1))
+
+        def open_part() -> Opened:
+            with disk_errors(str(path)):
+                return open_file(os.open(path, os.O_RDONLY | os.O_CLOEXEC), path)
+
+        async def check(_digest: bytes) -> None:
+            await trio.lowlevel.checkpoint()
+
+        sent = Sent(
+            *(InodeNo(0), Generation(1), status.st_size, status.st_mtime_ns, 0o100644),
+            *(status.st_uid, status.st_gid, open_part, check),
+        )
+        return await self._send(key, sent, known, unconditional=unconditional)
+
+    async def end_uploads(self) -> None:
+        """End what uploads that were cut off have left there.
+
+        Raises:
+            StoreError: The store refused or cannot be reached.
+        """
+        for each in await list_uploads(self._parts.engine):
+            if each.target == self.target and each.url not in self._sending:
+                await self._end_upload(each)
+
+    async def aclose(self) -> None:
+        """Release connections; idempotent."""
+        await self._store.aclose()
 
     async def remove(self, known: PublishedObject) -> str:
         """Remove an object that nobody has changed since; returns why it stays, if it does.
@@ -157,68 +207,97 @@ class Publication:
             await engine.forget_published([known.url])
         return ""
 
-    def _copy(self, inode: Inode, path: Path, fd: int) -> bytes:
-        """Copy the raw file of a file, sharing its blocks where that goes; returns the digest."""
-        parts = self._parts
-        if inode.size:
-            source = parts.raw_store.open(inode.raw, os.O_RDONLY)
-            try:
-                with disk_errors(str(path)):
-                    clone_file(source, fd, _go_on)
-            finally:
-                os.close(source)
-        return digest_file(path, _go_on, parts.zeros)
+    def _open(self, inode: Inode) -> Opened:
+        """Open a file for `Sent`, in a worker thread."""
+        parts, read_form = self._parts, self._read_form
+        if inode.raw:
+            fd = parts.raw_store.open(inode.raw, os.O_RDONLY)
+            return open_file(fd, parts.raw_store.path(inode.raw))
+        assert read_form is not None
+
+        def read_at(offset: int, size: int) -> bytes:
+            return trio.from_thread.run(read_form, inode, offset, size)
+
+        return Opened(read_at, lambda: None)
+
+    async def _check(self, inode: Inode, digest: bytes) -> None:
+        """See that a file is as it was when it was opened, and its bytes those of its blob."""
+        if await self._is_changed(inode):
+            raise SourceChangedError(f"inode {inode.ino} was changed while it was sent")
+        if inode.blob:
+            blob = await self._parts.engine.get_blob(inode.blob)
+            if blob.digest != digest:
+                raise CorruptDataError(
+                    f"inode {inode.ino}: what was read of it is not what it was when it was "
+                    "stored: nothing is published; run memfs scrub, which mends it where it can"
+                )
 
     async def _is_changed(self, inode: Inode) -> bool:
         now = await self._parts.engine.get_inode(inode.ino)
         if now.generation != inode.generation or now.flags & InodeFlags.UNSEALED:
             return True
-        return bool(inode.size) and self._parts.sealer.is_changed(inode, missing=True)
+        if not inode.size or not inode.raw:
+            return False
+        try:
+            return self._parts.sealer.is_changed(inode)
+        except ObjectMissingError:
+            # It has moved on to another form: what was read was read from an open file.
+            return now.raw == inode.raw
 
     async def _send(
-        self,
-        key: str,
-        copy: _Copy,
-        known: PublishedObject | None,
-        ino: InodeNo,
-        generation: Generation,
+        self, key: str, sent: Sent, known: PublishedObject | None, *, unconditional: bool
     ) -> Published:
-        if len(key.encode()) > KEY_BYTES_MAX:
-            raise NotSupportedError(f"{key}: longer than {KEY_BYTES_MAX} bytes, the limit of keys")
-        await self._try_conditions()
+        url, limit = self.url_of(key), self._store.key_bytes_max
+        if len(key.encode()) > limit:
+            raise NotSupportedError(f"{url}: longer than {limit} bytes, the limit of keys there")
+        if url in self._sending:
+            return Published(MoveResult(MoveOutcome.BUSY))
+        self._sending.add(url)
+        try:
+            in_parts = sent.size > self._in_parts_above_bytes
+            if not unconditional:
+                await self._try_conditions(in_parts=in_parts)
+            for each in await list_uploads(self._parts.engine):
+                if each.url == url:
+                    await self._end_upload(each)
+            return await self._send_alone(key, sent, known, checks=unconditional)
+        finally:
+            self._sending.discard(url)
+
+    async def _send_alone(
+        self, key: str, sent: Sent, known: PublishedObject | None, *, checks: bool
+    ) -> Published:
         engine, faults = self._parts.engine, self._parts.faults
         former = "" if known is None else await self._former(key, known)
         token = secrets.token_hex(16)
         record = PublishedObject(
-            self.url_of(key),
-            self.target,
-            ino,
-            Generation(0),
-            former,
-            token,
-            copy.size,
-            copy.mtime_ns,
-            copy.digest,
-            "",
+            *(self.url_of(key), self.target, sent.ino, Generation(0), former, token),
+            *(sent.size, sent.mtime_ns, b"", ""),
         )
         async with engine.change():
             await engine.put_published(record)
         # After power loss the object would be one that nobody knows.
         await self._parts.file_syncs.sync()
         faults.reach("publishing.recorded")
-        etag = await self._put(key, copy, record)
-        if etag is None:
+        with self._parts.progress.track("publish", sent.ino, sent.size) as progress:
+
+            def advance(done_bytes: int) -> None:
+                progress.done_bytes = done_bytes
+
+            stored = await self._put(key, sent, record, advance, checks=checks)
+        if stored is None:
             async with engine.change():
                 await engine.put_published(record._replace(problem=TAKEN))
+                await forget_upload(engine, record.url)
             return Published(MoveResult(MoveOutcome.SHARED), TAKEN)
         faults.reach("publishing.stored")
-        record = record._replace(etag=etag)
-        await self._verify(key, copy, etag)
+        await self._verify(key, stored)
         faults.reach("publishing.verified")
         async with engine.change():
-            await engine.put_published(record._replace(generation=generation))
+            await engine.put_published(stored._replace(generation=sent.generation))
+            await forget_upload(engine, record.url)
         faults.reach("publishing.published")
-        return Published(MoveResult(MoveOutcome.DONE, copy.size))
+        return Published(MoveResult(MoveOutcome.DONE, sent.size))
 
     async def _former(self, key: str, known: PublishedObject) -> str:
         """Return the etag of the object that is memfs's own; empty: there is no such object."""
@@ -228,61 +307,183 @@ class Publication:
         found = await self._store.find(key)
         if found is None:
             return ""
-        return found.etag if found.token == known.token else known.etag
+        return found.etag if await self._is_ours(key, found, known) else known.etag
 
-    async def _put(self, key: str, copy: _Copy, record: PublishedObject) -> str | None:
-        """Store the object; None: there is one of somebody else's."""
-        metadata = metadata_of(copy.mtime_ns, copy.mode, record.token)
-        former = record.etag
+    async def _is_ours(self, key: str, found: PublicObject, known: PublishedObject) -> bool:
+        """Return whether an object is the one that was sent last."""
+        if found.token is not None or not known.digest or found.size != known.size:
+            return found.token == known.token
+        return await self._digest(key, found) == known.digest
+
+    async def _put(
+        self,
+        key: str,
+        sent: Sent,
+        record: PublishedObject,
+        advance: Callable[[int], None],
+        *,
+        checks: bool,
+    ) -> PublishedObject | None:
+        """Store the object; returns what is known of it, or None: there is one of somebody else's.
+
+        Args:
+            checks: The place may know no conditions: it is looked at before the object appears.
+        """
+        engine, former = self._parts.engine, record.etag
+        attributes = PublicAttributes(
+            *(sent.mtime_ns, sent.mode, sent.uid, sent.gid, content_type_of(key), record.token)
+        )
+
+        async def may_appear(digest: bytes) -> None:
+            nonlocal record
+            await sent.check(digest)
+            if checks:
+                found = await self._store.find(key)
+                if (found.etag if found is not None else "") != former:
+                    raise ObjectTakenError(f"{record.url}: {TAKEN}; it stays as it is")
+            record = record._replace(digest=digest)
+            async with engine.change():
+                await engine.put_published(record)
+            self._parts.faults.reach("publishing.sent")
+
+        def begin(upload: str) -> None:
+            trio.from_thread.run(self._begin_upload, record.url, upload)
+            self._parts.faults.reach("publishing.begun")
+
         while True:
+            source = Source(sent, may_appear, advance)
             try:
-                return await self._store.put_if(
-                    key, copy.path, former, content_type_of(key), metadata
+                etag = await self._store.put_if(
+                    *(key, source, former, attributes, begin),
+                    in_parts=sent.size > self._in_parts_above_bytes,
                 )
+                return record._replace(etag=etag)
             except ObjectTakenError:
                 found = await self._store.find(key)
+            finally:
+                source.is_given_up = True
             if found is not None:
                 # Its answer was lost, and the client has sent it again.
-                return found.etag if found.token == record.token else None
+                is_ours = await self._is_ours(key, found, record)
+                return record._replace(etag=found.etag) if is_ours else None
             if not former:
                 return None
             # Somebody has removed it: nothing is there to be overwritten.
             former = ""
 
-    async def _verify(self, key: str, copy: _Copy, etag: str) -> None:
+    async def _begin_upload(self, url: str, upload: str) -> None:
+        """Record by what name an upload can be ended, durably."""
+        async with self._parts.engine.change():
+            await note_upload(self._parts.engine, PublishUpload(url, self.target, upload))
+        await self._parts.file_syncs.sync()
+
+    async def _end_upload(self, left: PublishUpload) -> None:
+        key = left.url.removeprefix(f"{self.target}/")
+        if left.upload == TRIAL:
+            found = await self._store.find(key)
+            if found is not None:
+                await self._store.delete_if(key, found.etag)
+        else:
+            await self._store.abort(key, left.upload)
+        async with self._parts.engine.change():
+            await forget_upload(self._parts.engine, left.url)
+
+    async def _verify(self, key: str, stored: PublishedObject) -> None:
         found = await self._store.find(key)
-        if found is None or found.etag != etag or found.size != copy.size:
+        if found is None or found.etag != stored.etag or found.size != stored.size:
             raise CorruptDataError(f"{self.url_of(key)}: is not there as it was sent")
-        digest = blake3()
-        for start in range(0, copy.size, PART_BYTES):
-            digest.update(await self._read(key, found, start))
-        if digest.digest() != copy.digest:
+        if await self._digest(key, found) != stored.digest:
             raise CorruptDataError(f"{self.url_of(key)}: does not read back as it was sent")
 
-    async def _read(self, key: str, found: PublicObject, start: int) -> bytes:
-        return await self._store.read(key, found, start, min(start + PART_BYTES, found.size))
+    async def _digest(self, key: str, found: PublicObject) -> bytes:
+        """Return the digest of an object, some parts of which are read at a time."""
+        hasher = blake3()
+        window_bytes = PART_CONCURRENCY * PART_BYTES
+        for start in range(0, found.size, window_bytes):
+            end = min(start + window_bytes, found.size)
+            starts = range(start, end, PART_BYTES)
+            read: dict[int, bytes] = {}
 
-    async def _try_conditions(self) -> None:
+            async def read_part(at: int, end: int, read: dict[int, bytes]) -> None:
+                read[at] = await self._store.read(key, found, at, min(at + PART_BYTES, end))
+
+            if len(starts) == 1:
+                await read_part(start, end, read)
+            else:
+                async with trio.open_nursery(strict_exception_groups=False) as nursery:
+                    for at in starts:
+                        nursery.start_soon(read_part, at, end, read)
+            for at in starts:
+                hasher.update(read.pop(at))
+        return hasher.digest()
+
+    async def _try_conditions(self, *, in_parts: bool) -> None:
         """See once that the store heeds conditions, at an object that nobody else has.
+
+        Args:
+            in_parts: Those of uploads in parts.
 
         Raises:
             NotSupportedError: It does not: it would overwrite what others have written.
         """
-        if self._tried:
+        if not self._store.is_conditional:
+            raise NotSupportedError(
+                f"{self.target}: a store of this kind knows no conditions: what somebody else "
+                "writes while memfs does would be lost; publish.unconditional = true, or "
+                "--unconditional, takes that risk"
+            )
+        if in_parts in self._tried:
             return
-        key, metadata = f".memfs-trial-{secrets.token_hex(8)}", metadata_of(0, 0o100600, "trial")
-        async with temporary_file(self._parts, "trial") as (path, _):
-            etag = await self._store.put_if(key, path, "", "application/octet-stream", metadata)
-            try:
-                with contextlib.suppress(ObjectTakenError):
-                    await self._store.put_if(key, path, "", "application/octet-stream", metadata)
+        key, engine = f".memfs-trial-{secrets.token_hex(8)}", self._parts.engine
+        self._sending.add(self.url_of(key))
+        await self._begin_upload(self.url_of(key), TRIAL)
+        first = await self._put_trial(key, b"1", "", in_parts=in_parts)
+        last = first
+        try:
+            for former, data in ((first, b"2"), ("", b"3"), (first, b"4")):
+                is_refused = data != b"2"
+                try:
+                    last = await self._put_trial(key, data, former, in_parts=in_parts)
+                except ObjectTakenError:
+                    if is_refused:
+                        continue
+                    raise
+                if is_refused:
+                    name = "If-Match" if former else "If-None-Match"
                     raise NotSupportedError(
                         f"{self.target}: the store overwrites an object although it was asked not "
-                        "to (If-None-Match), so that nothing is published there"
+                        f"to ({name}), so that nothing is published there; publish.unconditional "
+                        "= true, or --unconditional, looks before each change instead"
                     )
-            finally:
-                await self._store.delete_if(key, etag)
-        self._tried = True
+        finally:
+            self._sending.discard(self.url_of(key))
+            with contextlib.suppress(ObjectTakenError):
+                await self._store.delete_if(key, last)
+                async with engine.change():
+                    await forget_upload(engine, self.url_of(key))
+        self._tried.add(in_parts)
+
+    async def _put_trial(self, key: str, data: bytes, former: str, *, in_parts: bool) -> str:
+        async def nothing(_digest: bytes) -> None:
+            await trio.lowlevel.checkpoint()
+
+        def nobody(_told: object) -> None:
+            return
+
+        sent = Sent(
+            *(InodeNo(0), Generation(1), len(data), 0, 0o100600, os.geteuid(), os.getegid()),
+            lambda: Opened(lambda offset, size: data[offset : offset + size], lambda: None),
+            nothing,
+        )
+        attributes = PublicAttributes(
+            *(0, sent.mode, sent.uid, sent.gid, "application/octet-stream", secrets.token_hex(16))
+        )
+
+        def begin(upload: str) -> None:
+            trio.from_thread.run(self._begin_upload, self.url_of(key), upload)
+
+        source = Source(sent, nothing, nobody)
+        return await self._store.put_if(key, source, former, attributes, begin, in_parts=in_parts)
 
 
 async def published_below(
@@ -294,7 +495,3 @@ async def published_below(
         for each in found:
             yield each
         after = found[-1].url
-
-
-def _go_on(_done_bytes: int) -> None:
-    trio.from_thread.check_cancelled()

@@ -215,10 +215,10 @@ class AzureStore(FsspecStore):
         try:
             return self._wait(get)
         except azure.core.exceptions.HttpResponseError as error:
-            if _error_code(error) == "InvalidRange":
+            if error_code_of(error) == "InvalidRange":
                 # The range begins at or beyond the end (RFC 9110 section 15.5.17).
                 return b""
-            if _error_code(error) == "BlobArchived":
+            if error_code_of(error) == "BlobArchived":
                 refusal = self._desk.refuse(key, f"store {self._url}: get {key}")
                 if refusal is None:
                     return self._wait(get)
@@ -237,7 +237,7 @@ class AzureStore(FsspecStore):
         try:
             self._wait(lambda: blob.delete_blob(delete_snapshots="include", **self._limits))
         except azure.core.exceptions.ResourceNotFoundError as error:
-            if _error_code(error) != "BlobNotFound":
+            if error_code_of(error) != "BlobNotFound":
                 raise
 
     def _list_page(self, prefix: str, page: str) -> Page:
@@ -305,11 +305,11 @@ class AzureStore(FsspecStore):
         try:
             return self._wait(get)
         except azure.core.exceptions.HttpResponseError as error:
-            if error.status_code == _PRECONDITION_FAILED or _error_code(error) == "InvalidRange":
+            if error.status_code == _PRECONDITION_FAILED or error_code_of(error) == "InvalidRange":
                 # Some services tell so of a blob that is not there.
                 self._properties(wanted.key)
                 raise self._changed(wanted, "another one was written") from error
-            if _error_code(error) == "BlobArchived":
+            if error_code_of(error) == "BlobArchived":
                 raise StoreError(
                     f"store {self._url}: get {wanted.key}: it is archived; have it restored there"
                 ) from error
@@ -340,7 +340,7 @@ class AzureStore(FsspecStore):
         try:
             self._set_tier(key, _RESTORED_TIER, rehydrate_priority=self._priority)
         except azure.core.exceptions.HttpResponseError as error:
-            if _error_code(error) != "BlobBeingRehydrated":
+            if error_code_of(error) != "BlobBeingRehydrated":
                 raise
 
     def _set_tier(self, key: str, tier: StandardBlobTier, **options: object) -> None:
@@ -357,7 +357,7 @@ class AzureStore(FsspecStore):
 
     def _translate(self, error: Exception, what: str) -> MemfsError:
         cause = f"{what}: {_first_line(error)}"
-        code = _error_code(error)
+        code = error_code_of(error)
         status = int(getattr(error, "status_code", None) or 0)
         if code in _THROTTLED or status == 429 or status >= 500:
             return StoreUnavailableError(f"{cause}; the store is overloaded or failing")
@@ -418,7 +418,7 @@ def _is_forbidden(error: Exception) -> bool:
     )
 
 
-def _error_code(error: Exception) -> str:
+def error_code_of(error: Exception) -> str:
     """Return Azure's name of an error, as `BlobNotFound`; empty if it came from elsewhere."""
     code = getattr(error, "error_code", None)
     return str(getattr(code, "value", code) or "")

@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 from datetime import datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -41,7 +42,10 @@ if TYPE_CHECKING:
     from memfs.stores.source import ObjectPage
     from memfs.stores.store import ByteSource
 
-_OBJECT = "b/{}/o/{}"
+NOTHING: Mapping[str, str] = MappingProxyType({})
+"""Neither metadata nor a condition."""
+
+OBJECT = "b/{}/o/{}"
 _OBJECTS = "b/{}/o"
 _TRANSIENT_CODES = (408, 429)
 _PRECONDITION_FAILED = 412
@@ -140,12 +144,25 @@ class GcsStore(FsspecStore):
                 stored, _ = self._put_parts(key, parts, callback)
         self._check_arrived(key, stored, size)
 
-    def _put_small(self, key: str, data: bytes) -> dict[str, Any]:
-        """Upload an object by one request (uploadType=multipart of the JSON API)."""
+    def _put_small(
+        self,
+        key: str,
+        data: bytes,
+        metadata: Mapping[str, object] = NOTHING,
+        condition: Mapping[str, str] = NOTHING,
+    ) -> dict[str, Any]:
+        """Upload an object by one request (uploadType=multipart of the JSON API).
+
+        Args:
+            key: That of the object.
+            data: Its bytes.
+            metadata: Fields of its resource.
+            condition: Parameters of the request.
+        """
         boundary = secrets.token_hex(16)
-        metadata = json.dumps({"name": self._key(key), **self._metadata})
+        resource = json.dumps({"name": self._key(key), **self._metadata, **metadata})
         head = (
-            f"--{boundary}\r\nContent-Type: application/json; charset=UTF-8\r\n\r\n{metadata}\r\n"
+            f"--{boundary}\r\nContent-Type: application/json; charset=UTF-8\r\n\r\n{resource}\r\n"
             f"--{boundary}\r\nContent-Type: application/octet-stream\r\n\r\n"
         )
         answer: dict[str, Any] = self._fs.call(
@@ -155,13 +172,26 @@ class GcsStore(FsspecStore):
             headers={"Content-Type": f"multipart/related; boundary={boundary}"},
             data=io.BytesIO(head.encode() + data + f"\r\n--{boundary}--\r\n".encode()),
             json_out=True,
+            **condition,
         )
         return answer
 
     def _put_parts(
-        self, key: str, parts: Iterator[bytes], callback: UploadCallback
+        self,
+        key: str,
+        parts: Iterator[bytes],
+        callback: UploadCallback,
+        metadata: Mapping[str, object] = NOTHING,
+        condition: Mapping[str, str] = NOTHING,
     ) -> tuple[dict[str, Any], int]:
         """Upload an object by a resumable session; one that is left ends by itself after a week.
+
+        Args:
+            key: That of the object.
+            parts: Its bytes; all but the last one are of a multiple of 256 KiB.
+            callback: Told of progress.
+            metadata: Fields of its resource.
+            condition: Parameters of the request that begins it; they hold when it ends.
 
         Returns:
             What the store says of it, and the bytes that were sent.
@@ -170,8 +200,9 @@ class GcsStore(FsspecStore):
             "POST",
             self._upload_url(),
             uploadType="resumable",
-            json={"name": self._key(key), **self._metadata},
+            json={"name": self._key(key), **self._metadata, **metadata},
             headers={"X-Upload-Content-Type": "application/octet-stream"},
+            **condition,
         )
         session = headers["Location"]
         answer, start = b"", 0
@@ -224,7 +255,7 @@ class GcsStore(FsspecStore):
         try:
             _, data = self._fs.call(
                 "GET",
-                _OBJECT,
+                OBJECT,
                 self._bucket,
                 self._key(key),
                 alt="media",
@@ -238,12 +269,12 @@ class GcsStore(FsspecStore):
         return bytes(data)
 
     def _stat(self, key: str) -> ObjectStat:
-        found = self._fs.call("GET", _OBJECT, self._bucket, self._key(key), json_out=True)
+        found = self._fs.call("GET", OBJECT, self._bucket, self._key(key), json_out=True)
         return ObjectStat(key, int(found["size"]))
 
     def _delete(self, key: str) -> None:
         try:
-            self._fs.call("DELETE", _OBJECT, self._bucket, self._key(key))
+            self._fs.call("DELETE", OBJECT, self._bucket, self._key(key))
         except FileNotFoundError:
             return
 
@@ -284,7 +315,7 @@ class GcsStore(FsspecStore):
         try:
             headers, data = self._fs.call(
                 "GET",
-                _OBJECT,
+                OBJECT,
                 self._bucket,
                 self._key(wanted.key),
                 alt="media",
@@ -308,7 +339,7 @@ class GcsStore(FsspecStore):
 
     def _look(self, key: str, version: str) -> SourceObject:
         which = {"generation": version} if version else {}
-        found = self._fs.call("GET", _OBJECT, self._bucket, self._key(key), json_out=True, **which)
+        found = self._fs.call("GET", OBJECT, self._bucket, self._key(key), json_out=True, **which)
         return self._source_object(found)
 
     def _close(self) -> None:

@@ -19,6 +19,7 @@ from memfs.config import GlacierConfig
 from memfs.encryption.secret_files import read_secret
 from memfs.errors import UsageError
 from memfs.stores.directory import DirectoryStore
+from memfs.stores.directory_publishing import DirectoryPublicStore
 from memfs.stores.directory_source import DirectorySource
 from memfs.stores.health import StoreHealth
 from memfs.stores.limit import LimitedStore
@@ -31,7 +32,6 @@ from memfs.stores.retry import RepeatedCalls, RetryingStore, RetryPolicy
 from memfs.stores.settling import SettlingStore
 from memfs.stores.source import REQUEST_COUNT_MAX, SourceStore
 from memfs.stores.together import NamedStore, StoreSet, spoken_of
-from memfs.urls import url_without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -212,17 +212,33 @@ def open_public_store(url: str, options: Mapping[str, object], timeout_s: float)
     Blocks: imports a protocol's package. No network yet.
 
     Raises:
-        UsageError: The URL is not of a kind that writes on a condition.
+        UsageError: The URL is wrong, the directory that it names is missing, or the package of its
+            protocol is not installed.
     """
-    parts = urlsplit(url)
-    if parts.scheme != "s3" or not parts.netloc:
-        raise UsageError(
-            f"{url_without_secrets(url)}: objects are published to s3://BUCKET/PREFIX alone: there "
-            "memfs can write on the condition that nobody else has"
-        )
-    with _extra("s3", url):
-        from memfs.stores.s3_publishing import S3PublicStore
-    return S3PublicStore(url, options, timeout_s, 2 * PUBLISH_COUNT_MAX)
+    scheme, count = urlsplit(url).scheme, 2 * PUBLISH_COUNT_MAX
+    if scheme == "file":
+        path = Path(unquote(urlsplit(url).path))
+        if urlsplit(url).netloc or not path.is_absolute() or not path.is_dir():
+            raise UsageError(
+                f"{url}: {path} is no directory: create it, mount its disk, or correct the URL; "
+                "write file:///absolute/path"
+            )
+        return DirectoryPublicStore(path, timeout_s, count)
+    if scheme == "s3":
+        with _extra("s3", url):
+            from memfs.stores.s3_publishing import S3PublicStore
+        return S3PublicStore(url, options, timeout_s, count)
+    if scheme in ("gs", "gcs"):
+        with _extra("gcs", url):
+            from memfs.stores.gcs_publishing import GcsPublicStore
+        return GcsPublicStore(url, options, timeout_s, count)
+    if scheme in ("abfs", "abfss", "az"):
+        with _extra("azure", url):
+            from memfs.stores.azure_publishing import AzurePublicStore
+        return AzurePublicStore(url, options, timeout_s, count)
+    from memfs.stores.fsspec_publishing import FsspecPublicStore
+
+    return FsspecPublicStore(url, options, timeout_s, count)
 
 
 def lies_on_disk_of(store: RemoteStore, directory: Path) -> bool:

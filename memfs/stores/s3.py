@@ -15,7 +15,7 @@ import json
 import logging
 import math
 import os
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar
 
 import botocore.exceptions
 import botocore.parsers
@@ -145,7 +145,21 @@ _NETWORK_ERRORS = (
 )
 
 
-class _Part(io.RawIOBase):
+class UploadWish(NamedTuple):
+    """What an upload has beside the bytes."""
+
+    headers: Mapping[str, Any]
+    """For the object."""
+    condition: Mapping[str, str]
+    """For the request that makes it appear."""
+    on_begun: Callable[[str], object]
+    """Told the id of an upload in parts, before a part is sent."""
+
+
+_NO_WISH = UploadWish({}, {}, str)
+
+
+class Part(io.RawIOBase):
     """Bytes as a file that is read in small pieces.
 
     Not `io.BytesIO`: aiohttp measures it by its buffer, which copies bytes that are shared.
@@ -272,13 +286,14 @@ class S3Store(FsspecStore):
             self._put_whole(key, file)
         callback.relative_update(size)
 
-    def _put_whole(self, key: str, body: BinaryIO | _Part) -> None:
-        target = {"Bucket": self._bucket, "Key": self._key(key)}
-        self._wait(
-            functools.partial(self._send, "put_object", body, **target, **self._upload_headers)
-        )
+    def _put_whole(self, key: str, body: BinaryIO | Part, wanted: UploadWish = _NO_WISH) -> str:
+        """Upload an object by one request; returns its etag."""
+        arguments = {"Bucket": self._bucket, "Key": self._key(key)}
+        arguments |= {**self._upload_headers, **wanted.headers, **wanted.condition}
+        answer = self._wait(functools.partial(self._send, "put_object", body, **arguments))
+        return str(answer["ETag"])
 
-    async def _send(self, name: str, body: BinaryIO | _Part, **arguments: object) -> dict[str, Any]:
+    async def _send(self, name: str, body: BinaryIO | Part, **arguments: object) -> dict[str, Any]:
         """Make a request with a body, of which a small piece at a time is copied.
 
         Bytes are handed over as a file: the transport copies what the socket does not take at
@@ -304,22 +319,32 @@ class S3Store(FsspecStore):
         parts = gathered(source, part_bytes, callback)
         first = next(parts, b"")
         if len(first) < part_bytes:
-            self._put_whole(key, _Part(first))
+            self._put_whole(key, Part(first))
             return
         self._put_parts(key, itertools.chain([first], parts), callback)
 
-    def _put_parts(self, key: str, parts: Iterator[bytes], callback: UploadCallback) -> None:
+    def _put_parts(
+        self,
+        key: str,
+        parts: Iterator[bytes],
+        callback: UploadCallback,
+        wanted: UploadWish = _NO_WISH,
+    ) -> str:
         """Upload an object in parts, some at a time; one that does not end leaves nothing.
 
         An upload that is left alone stays in the bucket, and is paid for, for ever.
+
+        Returns:
+            The etag.
         """
         target = {"Bucket": self._bucket, "Key": self._key(key)}
-        upload = self._fs.call_s3("create_multipart_upload", **target, **self._upload_headers)
+        headers = {**self._upload_headers, **wanted.headers}
+        upload = self._fs.call_s3("create_multipart_upload", **target, **headers)
         upload_id = upload["UploadId"]
         stored: list[dict[str, Any]] = []
 
         async def put_part(number: int, part: bytes) -> dict[str, Any]:
-            body = _Part(part)
+            body = Part(part)
             try:
                 answer = await self._send(
                     "upload_part", body, **target, UploadId=upload_id, PartNumber=number
@@ -339,18 +364,21 @@ class S3Store(FsspecStore):
                     task.cancel()
 
         try:
+            wanted.on_begun(upload_id)
             with self._parts.take(PART_CONCURRENCY) as count:
                 while window := list(itertools.islice(parts, count)):
                     stored += self._wait(functools.partial(put_some, window))
                     window.clear()  # not to be in memory beside the next ones
             # Nobody waits any more: the object would come late.
             callback.relative_update(0)
-            self._fs.call_s3(
+            answer: dict[str, Any] = self._fs.call_s3(
                 "complete_multipart_upload",
                 **target,
+                **wanted.condition,
                 UploadId=upload_id,
                 MultipartUpload={"Parts": stored},
             )
+            return str(answer["ETag"])
         except BaseException:
             with contextlib.suppress(Exception):
                 self._fs.call_s3("abort_multipart_upload", **target, UploadId=upload_id)

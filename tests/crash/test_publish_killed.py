@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import os
 import signal
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
 import trio
@@ -14,7 +18,8 @@ from memfs.config import PublishConfig
 from memfs.moves.faults import PUBLISH_POINTS, FaultPoints
 from memfs.moves.outcome import MoveOutcome
 from memfs.moves.publishing import TAKEN, Publication
-from memfs.stores.s3_publishing import S3PublicStore
+from memfs.stores.remote import open_public_store
+from memfs.stores.store import PART_BYTES
 from memfs.types import ROOT_INODE
 from tests.crash.moves_scenario import KillAt
 from tests.moving import SMALL_FRAMES, State, compressible
@@ -22,8 +27,6 @@ from tests.processes import in_child, outlived
 from tests.servers.process import READY
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.servers.seaweedfs import S3Server
 
 CONFIG = replace(SMALL_FRAMES, publish=PublishConfig(delete=True))
@@ -31,14 +34,23 @@ FIRST, SECOND = compressible(20_000, 1), compressible(20_000, 2)
 
 
 async def publish(
-    state_dir: Path, server: S3Server, url: str, faults: FaultPoints, content: bytes, *, ends: bool
+    state_dir: Path,
+    url: str,
+    options: dict[str, object],
+    faults: FaultPoints,
+    content: bytes,
+    *,
+    ends: bool = False,
+    in_parts: bool = False,
 ) -> str:
     """Publish a file; with `ends`, remove the object again. Returns what keeps it from that."""
     state = State(state_dir, CONFIG, faults)
     await state.recovery.begin()
-    store = S3PublicStore(url, server.options, 60.0, 4)
-    place = Publication(state.parts, store, url)
+    store = open_public_store(url, options, 60.0)
+    above_bytes = 0 if in_parts else PART_BYTES
+    place = Publication(state.parts, store, url, in_parts_above_bytes=above_bytes)
     try:
+        await place.end_uploads()
         found = await state.engine.find(ROOT_INODE, b"f")
         ino = await state.create("f", content) if found is None else found.ino
         if await state.content(ino) != content:
@@ -58,40 +70,126 @@ async def publish(
         state.close()
 
 
-@pytest.mark.parametrize("point", PUBLISH_POINTS)
-@pytest.mark.parametrize("had_object", [False, True], ids=["new", "changed"])
-@pytest.mark.parametrize("meddled", [False, True], ids=["alone", "meddled"])
+class There:
+    """The object, behind the back of memfs.
+
+    Args:
+        url: What it is published below.
+        server: Has it; None: it is a file.
+    """
+
+    def __init__(self, url: str, server: S3Server | None) -> None:
+        self.url = url
+        self.options = {} if server is None else server.options
+        self._server = server
+        self._path = Path(urlsplit(url).path)
+
+    def put(self, data: bytes) -> None:
+        if self._server is None:
+            (self._path / "new").write_bytes(data)
+            (self._path / "new").rename(self._path / "f")
+        else:
+            self._ask("put_object", Key="f", Body=data)
+
+    def get(self) -> bytes:
+        if self._server is None:
+            return (self._path / "f").read_bytes()
+        found: bytes = self._ask("get_object", Key="f")["Body"].read()
+        return found
+
+    def left_over(self) -> list[str]:
+        """Return what is there besides the object."""
+        if self._server is None:
+            return [name for name in os.listdir(self._path) if name != "f"]
+        found = self._ask("list_objects_v2", Prefix="").get("Contents", ())
+        uploads = self._ask("list_multipart_uploads", Prefix="").get("Uploads", ())
+        prefix = self._path.as_posix().strip("/")
+        keys = [item["Key"].removeprefix(f"{prefix}/") for item in (*found, *uploads)]
+        return [key for key in keys if key != "f"] + ["f" for _ in uploads]
+
+    def _ask(self, name: str, **arguments: Any) -> Any:  # noqa: ANN401  botocore has no types
+        assert self._server is not None
+        prefix = self._path.as_posix().strip("/")
+        for field in arguments.keys() & {"Key", "Prefix"}:
+            arguments[field] = f"{prefix}/{arguments[field]}"
+        with contextlib.closing(self._server.client()) as client:
+            answer = getattr(client, name)(Bucket=READY, **arguments)
+            if "Body" in answer:
+                answer["Body"] = io.BytesIO(answer["Body"].read())
+            return answer
+
+
+CASES = [
+    *(
+        ("file", point, had, meddled)
+        for point in PUBLISH_POINTS
+        for had in (0, 1)
+        for meddled in (0, 1)
+    ),
+    # Each needs some dozen requests.
+    *(("moto", f"publishing.{point}", 1, meddled) for point in ("stored",) for meddled in (0, 1)),
+]
+
+
+@pytest.mark.parametrize(("kind", "point", "had_object", "meddled"), CASES)
 def test_a_kill_leaves_an_object_that_is_known_again(
-    moto_server: S3Server, tmp_path: Path, point: str, had_object: bool, meddled: bool
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    kind: str,
+    point: str,
+    had_object: bool,
+    meddled: bool,
 ) -> None:
     """Unless somebody has written another one since: that stays."""
-    state_dir, url = tmp_path / "state", f"s3://{READY}/{tmp_path.name}"
-    target = {"Bucket": READY, "Key": f"{tmp_path.name}/f"}
+    state_dir = tmp_path / "state"
+    if kind == "file":
+        (tmp_path / "there").mkdir()
+        there = There(f"file://{tmp_path}/there", None)
+    else:
+        server = request.getfixturevalue("moto_server")
+        there = There(f"s3://{READY}/{tmp_path.name}", server)
 
-    def live(faults: FaultPoints, content: bytes, *, ends: bool) -> str:
+    def live(faults: FaultPoints, content: bytes, *, ends: bool = False) -> str:
         async def run() -> str:
-            return await publish(state_dir, moto_server, url, faults, content, ends=ends)
+            return await publish(state_dir, there.url, there.options, faults, content, ends=ends)
 
         return trio.run(run)
 
     if had_object:
-        assert in_child(live, FaultPoints(), FIRST, ends=False) == ""
+        assert in_child(live, FaultPoints(), FIRST) == ""
     ends = point == "publishing.removed"
     ended = outlived(lambda: live(KillAt(point, 1), SECOND, ends=ends))
     assert ended == signal.SIGKILL, f"{point} was never reached"
-    with contextlib.closing(moto_server.client()) as client:
-        made: Any = client
-        if meddled:
-            made.put_object(**target, Body=b"theirs")
-        problem = in_child(live, FaultPoints(), SECOND, ends=False)
-        stored = made.get_object(**target)["Body"].read()
-    if meddled and point not in ("publishing.published",):
+    if meddled:
+        there.put(b"theirs")
+    problem = in_child(live, FaultPoints(), SECOND)
+    if meddled and point != "publishing.published":
         assert problem == TAKEN
-        assert stored == b"theirs"
+        assert there.get() == b"theirs"
     elif meddled:
         # It was whole, and nobody looks before the file changes again.
         assert problem == ""
-        assert stored == b"theirs"
+        assert there.get() == b"theirs"
     else:
         assert problem == ""
-        assert stored == SECOND
+        assert there.get() == SECOND
+    assert there.left_over() == []
+
+
+def test_a_kill_leaves_no_parts_of_an_upload(s3_server: S3Server, tmp_path: Path) -> None:
+    """They would be kept, and paid for, for ever."""
+    there = There(f"s3://{READY}/{tmp_path.name}", s3_server)
+
+    def live(faults: FaultPoints) -> str:
+        async def run() -> str:
+            return await publish(
+                tmp_path / "state", there.url, there.options, faults, FIRST, in_parts=True
+            )
+
+        return trio.run(run)
+
+    assert outlived(lambda: live(KillAt("publishing.begun", 1))) == signal.SIGKILL
+    assert there.left_over() != []
+    assert in_child(live, FaultPoints()) == ""
+    assert there.get() == FIRST
+    assert there.left_over() == []

@@ -54,7 +54,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "aiobotocore": ("memfs/stores/s3.py",),
     "anyio": ("memfs/aio.py", "tools/memfs_tools/web/"),
     "aiohttp": ("memfs/stores/gcs.py",),
-    "azure": ("memfs/stores/azure.py",),
+    "azure": ("memfs/stores/azure.py", "memfs/stores/azure_publishing.py"),
     "blake3": ("memfs/stores/", "memfs/moves/", "memfs/manager/"),
     "botocore": ("memfs/stores/s3.py",),
     "click": (
@@ -69,7 +69,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "cryptography": ("memfs/encryption/cipher.py",),
     "cuda": ("memfs/hot/devices/cuda_calls.py",),
     "fsspec": ("memfs/stores/objects.py", "memfs/fsspec.py"),
-    "gcsfs": ("memfs/stores/gcs.py",),
+    "gcsfs": ("memfs/stores/gcs.py", "memfs/stores/gcs_publishing.py"),
     "google": ("memfs/stores/gcs.py",),
     "lz4": ("memfs/codecs/lz4.py",),
     "msgpack": ("memfs/manager/values/plain.py",),

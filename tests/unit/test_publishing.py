@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import fsspec
 import pytest
 import trio
 import trio.testing
 
 from memfs.config import EncryptionConfig, PublishConfig
+from memfs.content.forms import FormReader
 from memfs.encryption.keys import Key, KeyRing
 from memfs.errors import CorruptDataError, InvalidValueError, NotSupportedError, UsageError
 from memfs.jobs.publish_following import Following
@@ -19,12 +22,19 @@ from memfs.jobs.publishing import Places, PublishMethods
 from memfs.metadata.records import NewInode
 from memfs.moves.dropping import drop_raw
 from memfs.moves.outcome import MoveOutcome
+from memfs.moves.packing import pack
 from memfs.moves.publish_marks import is_allowed, list_roots, note_root, target_of
+from memfs.moves.publish_uploads import list_uploads
 from memfs.moves.publishing import TAKEN, Publication
 from memfs.moves.uploading import upload
 from memfs.placement.quotas import Quotas
 from memfs.policy.marks import PUBLISH_XATTR
-from memfs.stores.publishing import content_type_of, metadata_of
+from memfs.stores.publishing import (
+    PublicAttributes,
+    content_type_of,
+    dated_metadata_of,
+    metadata_of,
+)
 from memfs.stores.remote import open_public_store
 from memfs.stores.s3_publishing import S3PublicStore
 from memfs.types import ROOT_INODE, InodeNo
@@ -37,6 +47,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memfs.stores.publishing import PublicObject
+    from memfs.stores.store import ByteSource
     from tests.servers.seaweedfs import S3Server
 
 CONTENT = compressible(70_000)
@@ -185,7 +196,7 @@ async def test_a_store_that_heeds_no_conditions_is_refused(
     """Before anything but an object of memfs's own was written."""
     bench.put("a", b"theirs")
 
-    async def put_if(key: str, *_arguments: object) -> str:
+    async def put_if(key: str, *_arguments: object, **_more: object) -> str:
         etag: str = bench.client.put_object(Bucket=READY, Key=f"{bench.prefix}/{key}")["ETag"]
         return etag
 
@@ -195,6 +206,94 @@ async def test_a_store_that_heeds_no_conditions_is_refused(
         await bench.place.publish(ino, "a")
     assert bench.get("a")["Bytes"] == b"theirs"
     assert bench.names() == ["a"]
+
+
+async def test_a_file_that_is_changed_while_it_is_sent_is_not_published(bench: Bench) -> None:
+    """Not a byte of it, however much was sent; the next attempt has the new ones."""
+    state = bench.state
+    ino = await state.create("a", CONTENT)
+    put_if = bench.store.put_if
+
+    async def meddled(key: str, source: ByteSource, *arguments: Any, **more: Any) -> str:  # noqa: ANN401
+        if key == "a" and source.size_max == len(CONTENT):
+            await state.rewrite(ino, CONTENT[::-1] + b"longer")
+        return await put_if(key, source, *arguments, **more)
+
+    bench.store.put_if = meddled  # type: ignore[method-assign]
+    assert (await bench.place.publish(ino, "a"))[0].outcome == MoveOutcome.SUPERSEDED
+    assert bench.names() == []
+    assert (await bench.place.publish(ino, "a"))[0].outcome == MoveOutcome.DONE
+    assert bench.get("a")["Bytes"] == CONTENT[::-1] + b"longer"
+
+
+async def test_a_file_without_a_raw_file_is_sent_from_its_forms(bench: Bench) -> None:
+    """It is not fetched for that, and nothing is copied on the disk."""
+    state = bench.state
+    ino = await state.create("far", CONTENT)
+    await upload(state.parts, ino)
+    await drop_raw(state.parts, ino)
+    reader = FormReader(state.engine, state.packed_store, state.all_stores, state.raw_store)
+    place = Publication(state.parts, bench.store, bench.url, reader.read)
+    assert (await place.publish(ino, "far"))[0].outcome == MoveOutcome.DONE
+    assert bench.get("far")["Bytes"] == CONTENT
+    assert not (await state.engine.get_inode(ino)).raw
+
+
+async def test_a_damaged_file_is_not_published(bench: Bench) -> None:
+    state = bench.state
+    ino = await state.create("a", CONTENT)
+    await pack(state.parts, ino)
+    inode = await state.engine.get_inode(ino)
+    path = state.raw_store.path(inode.raw)
+    status = path.stat()
+    path.write_bytes(CONTENT[::-1])
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(CorruptDataError, match="nothing is published"):
+        await bench.place.publish(ino, "a")
+    assert bench.names() == []
+
+
+async def test_a_store_without_conditions_needs_a_permission(tmp_path: Path) -> None:
+    fsspec.filesystem("memory").makedirs(f"/{tmp_path.name}")
+    state = State(tmp_path / "state", SMALL_FRAMES)
+    url = f"memory://{tmp_path.name}"
+    store = open_public_store(url, {}, TIMEOUT_S)
+    place = Publication(state.parts, store, url)
+    ino = await state.create("a", CONTENT)
+    with pytest.raises(NotSupportedError, match=r"publish\.unconditional = true"):
+        await place.publish(ino, "a")
+    assert await store.find("a") is None
+    for content in (CONTENT, b"another"):
+        await state.rewrite(ino, content)
+        result, _ = await place.publish(ino, "a", unconditional=True)
+        assert result.outcome == MoveOutcome.DONE
+        assert fsspec.filesystem("memory").cat(f"/{tmp_path.name}/a") == content
+    fsspec.filesystem("memory").pipe(f"/{tmp_path.name}/a", b"theirs")
+    await state.rewrite(ino, b"ours")
+    assert (await place.publish(ino, "a", unconditional=True))[1] == TAKEN
+    assert fsspec.filesystem("memory").cat(f"/{tmp_path.name}/a") == b"theirs"
+    assert fsspec.filesystem("memory").ls(f"/{tmp_path.name}", detail=False) == [
+        f"/{tmp_path.name}/a"
+    ]
+    await place.aclose()
+    state.close()
+
+
+async def test_a_store_without_conditions_for_parts_gets_no_large_objects(
+    tmp_path: Path, moto_server: S3Server
+) -> None:
+    """Small ones go there: a request alone has its condition."""
+    state, url = State(tmp_path / "state", SMALL_FRAMES), f"s3://{READY}/{tmp_path.name}"
+    store = open_public_store(url, moto_server.options, TIMEOUT_S)
+    place = Publication(state.parts, store, url, in_parts_above_bytes=len(CONTENT) - 1)
+    large, small = await state.create("large", CONTENT), await state.create("small", b"small")
+    with pytest.raises(NotSupportedError, match="overwrites an object"):
+        await place.publish(large, "large")
+    assert (await place.publish(small, "small"))[0].outcome == MoveOutcome.DONE
+    assert (await place.publish(large, "large", unconditional=True))[0].outcome == MoveOutcome.DONE
+    assert await list_uploads(state.engine) == []
+    await place.aclose()
+    state.close()
 
 
 async def marked(bench: Bench, name: bytes = b"results") -> InodeNo:
@@ -375,11 +474,12 @@ def test_only_what_is_configured_may_be_published_by_an_xattr() -> None:
     assert not is_allowed("s3://b/results-of-others", config)
     assert not is_allowed("s3://b", config)
     assert target_of("s3://user:secret@b/x/{path}") == "s3://b/x"
-    for url in ("results", "s3://", "s3://b/{date}/x"):
+    for url in ("results", "s3://", "s3://b/{date}/x", "file:///"):
         with pytest.raises(InvalidValueError, match="no place to publish"):
             target_of(url)
-    with pytest.raises(UsageError, match="s3://BUCKET/PREFIX alone"):
-        open_public_store("gs://b/x", {}, 1.0)
+    assert target_of("file:///srv/x/") == "file:///srv/x"
+    with pytest.raises(UsageError, match="is no directory"):
+        open_public_store("file:///no/such/directory", {}, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -397,5 +497,8 @@ def test_the_content_type_is_told_by_the_name(name: str, kind: str) -> None:
 
 
 def test_times_and_modes_are_written_as_rclone_has_them() -> None:
-    found = metadata_of(1_700_000_000_000_000_005, 0o100644, "t")
-    assert found == {"mtime": "1700000000.000000005", "mode": "100644", "memfs-token": "t"}
+    attributes = PublicAttributes(1_700_000_000_000_000_005, 0o100644, 0, 0, "text/plain", "t")
+    told = {"mtime": "1700000000.000000005", "mode": "100644", "memfs-token": "t"}
+    assert metadata_of(attributes) == told
+    dated = {"mtime": "2023-11-14T22:13:20.000000005Z"}
+    assert dated_metadata_of(attributes) == told | dated

@@ -93,6 +93,8 @@ class PublishParameters(TypedDict):
     root: int
     """The directory that they are below, or the only one of them."""
     url: str
+    unconditional: NotRequired[bool]
+    """Also where the place knows no conditions."""
 
 
 class PublishPartParameters(TypedDict):
@@ -102,6 +104,8 @@ class PublishPartParameters(TypedDict):
     key: str
     path: str
     """A local file; empty: the part is removed instead."""
+    unconditional: NotRequired[bool]
+    """As of `PublishParameters`."""
 
 
 class PublishRemovedParameters(TypedDict):

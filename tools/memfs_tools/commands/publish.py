@@ -38,19 +38,28 @@ _WORDS = {
 @click.argument("url")
 @click.option("--watch", is_flag=True, help="And whatever is written there from now on.")
 @click.option("--manifest", is_flag=True, help=f"Add {MANIFEST}, and {SUCCESS} last.")
+@click.option(
+    "--unconditional",
+    is_flag=True,
+    help="Also to a store that knows no conditions: a look before each change stands for them.",
+)
 @AS_JSON
-def publish(path: Path, url: str, watch: bool, manifest: bool, as_json: bool) -> None:
-    """Copy files into a bucket as plain objects that any tool reads.
+def publish(
+    path: Path, url: str, watch: bool, manifest: bool, unconditional: bool, as_json: bool
+) -> None:
+    """Copy files into a bucket or a directory as plain objects that any tool reads.
 
     \b
     memfs publish /mnt/data/results s3://bucket/results
     memfs publish --manifest /mnt/data/results s3://bucket/results
     memfs publish --watch /mnt/data/results s3://bucket/results
+    memfs publish /mnt/data/results file:///srv/shared/results
 
-    An object has the path of its file below PATH, a content type by its name, and mtime and mode in
-    its metadata as rclone has them. It is made only where there is no object, replaced only while
-    it is the one that memfs has put there, and read back. An object that somebody else has changed
-    stays as it is, and is told. A file that has not changed since then costs nothing.
+    URL may be of s3, gs, abfs, file, or of any file system of fsspec that can write. An object has
+    the path of its file below PATH, a content type by its name, and mtime and mode in its metadata
+    as rclone has them. It is made only where there is no object, replaced only while it is the one
+    that memfs has put there, and read back. An object that somebody else has changed stays as it
+    is, and is told. A file that has not changed since then costs nothing.
 
     Credentials are those of the configured store in the same bucket, [glacier] or [stores.NAME], or
     else what the library of the store finds. --watch sets `user.memfs.publish`; URL must be below
@@ -69,11 +78,11 @@ def publish(path: Path, url: str, watch: bool, manifest: bool, as_json: bool) ->
     totals = Totals()
     if watch:
         os.setxattr(path, "user.memfs.publish", url.encode())
-    if manifest and (problem := served.publish_part(url, SUCCESS, "")):
+    if manifest and (problem := served.publish_part(url, SUCCESS, "", unconditional=unconditional)):
         raise UsageError(f"{url}: {SUCCESS}: {problem}", ExitCode.PROBLEMS)
 
     def call(mount: Mount, inos: list[int], left_s: float) -> WorkReport:
-        return mount.publish_files(inos, root, url, timeout_s=left_s)
+        return mount.publish_files(inos, root, url, unconditional=unconditional, timeout_s=left_s)
 
     def describe(done: Totals) -> str:
         return f"{format_size(done.moved_bytes)} published"
@@ -83,7 +92,7 @@ def publish(path: Path, url: str, watch: bool, manifest: bool, as_json: bool) ->
     complete = totals.complete and not removed["problems"]
     told = None
     if manifest and complete:
-        told = _publish_manifest(served, url)
+        told = _publish_manifest(served, url, unconditional=unconditional)
         complete = told is None
     if as_json:
         tell_json(totals.to_json() | {"removed": removed, "manifest": manifest and complete})
@@ -114,7 +123,7 @@ def _tell(totals: Totals, removed: RemovedReport, problem: str | None) -> None:
         )
 
 
-def _publish_manifest(served: Mount, url: str) -> str | None:
+def _publish_manifest(served: Mount, url: str, *, unconditional: bool) -> str | None:
     """Publish the table of all objects, then the mark; returns why that was not done."""
     try:
         from memfs_tools.published_file import write_published
@@ -125,7 +134,8 @@ def _publish_manifest(served: Mount, url: str) -> str | None:
         write_published(table, _list(served, url))
         mark.touch()
         for key, path in ((MANIFEST, table), (SUCCESS, mark)):
-            if problem := served.publish_part(url, key, os.fspath(path)):
+            problem = served.publish_part(url, key, os.fspath(path), unconditional=unconditional)
+            if problem:
                 return f"{url}/{key}: {problem}"
     return None
 
