@@ -211,6 +211,7 @@ class DemandListing(ForeignChanges):
                     )
                     for key in made.refused:
                         log.warning("%s/%s: something else has the name", source.url, key)
+                    await trio.lowlevel.checkpoint()
                 self._move_parts.faults.reach("list.page")
                 after = until
                 yield page
@@ -263,7 +264,7 @@ class DemandListing(ForeignChanges):
             until: The last key; None: up to the end of the directory.
         """
         engine, skip = self._engine, len(directory.prefix)
-        while rows := await engine.list_objects(directory.source, after, ROWS_A_PAGE):
+        while rows := await engine.list_objects(directory.source, after, ROWS_A_PAGE, until):
             for row in rows:
                 after = row.key
                 if _is_behind(row.key, directory, until):

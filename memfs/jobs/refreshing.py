@@ -17,6 +17,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import trio
+
 from memfs.errors import ListingOrderError, MemfsError, NotFoundError, StaleInodeError
 from memfs.filesystem.foreign_changes import Likeness, NewObject, is_same
 from memfs.filesystem.object_names import names_of_key
@@ -317,13 +319,16 @@ class Refresh:
         self._returned += gone
         for at in range(0, len(new), OBJECTS_A_CHANGE):
             await self._adopt(new[at : at + OBJECTS_A_CHANGE], directory)
+            # Requests of programs come first.
+            await trio.lowlevel.checkpoint()
 
     async def _rows(self, after: bytes, until: bytes | None) -> AsyncGenerator[ForeignObject, None]:
-        while rows := await self._engine.list_objects(self._source.source, after, ROWS_A_PAGE):
+        source = self._source.source
+        while rows := await self._engine.list_objects(source, after, ROWS_A_PAGE, until):
             for row in rows:
-                if until is not None and row.key > until:
-                    return
                 yield row
+            if len(rows) < ROWS_A_PAGE:
+                return
             after = rows[-1].key
 
     async def _gone(self, after: bytes, until: bytes | None) -> AsyncGenerator[bytes, None]:

@@ -187,8 +187,17 @@ class Foreign(Changes, Protocol):
         """Return the object of the file that is current for a key."""
         ...
 
-    async def list_objects(self, source: SourceId, after: bytes, limit: int) -> list[ForeignObject]:
-        """Return current objects with a key behind `after`, in order of key."""
+    async def list_objects(
+        self, source: SourceId, after: bytes, limit: int, until: bytes | None = None
+    ) -> list[ForeignObject]:
+        """Return current objects with a key behind `after`, in order of key.
+
+        Args:
+            source: Theirs.
+            after: Keys up to here are left out.
+            limit: So many at most.
+            until: The last key that counts; None: there is no such.
+        """
         ...
 
     async def count_objects(self, source: SourceId) -> int:

@@ -45,6 +45,7 @@ from memfs.stores.restoring import (
     RestoreState,
     RestoreTier,
 )
+from memfs.stores.s3_listing import PAGE, ListedPage, listing
 from memfs.stores.source import SourceObject
 from memfs.stores.store import PART_BYTES, ObjectStat
 
@@ -485,11 +486,27 @@ class S3Store(FsspecStore):
             return self._list_versions(page, which)
         if page:
             which["ContinuationToken"] = page
-        answer: dict[str, Any] = self._fs.call_s3("list_objects_v2", **which)
-        found = [self._source_object(item) for item in answer.get("Contents", ())]
+        listed = self._wait(functools.partial(self._list_objects_now, which))
+        skip = len(self._key(""))
+        found = [
+            SourceObject(key[skip:], size, etag, mtime_ns)
+            for key, size, etag, mtime_ns in listed.objects
+        ]
         if shallow:
-            found = self._with_prefixes(found, answer)
-        return found, answer["NextContinuationToken"] if answer.get("IsTruncated") else None
+            found += [SourceObject(prefix[skip:], 0, "", 0) for prefix in listed.prefixes]
+            found.sort(key=lambda each: each.order)
+        return found, listed.following
+
+    async def _list_objects_now(self, which: dict[str, str]) -> ListedPage:
+        with listing(await self._fs.get_s3(self._bucket)):
+            answer: dict[str, Any] = await self._fs._call_s3("list_objects_v2", **which)
+        page = answer.get(PAGE)
+        if not isinstance(page, ListedPage):
+            raise StoreError(
+                f"store {self._url}: list: the answer is no listing of objects: is endpoint_url "
+                "that of an S3 server?"
+            )
+        return page
 
     def _with_prefixes(
         self, found: list[SourceObject], answer: Mapping[str, Any]

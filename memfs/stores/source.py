@@ -60,7 +60,8 @@ class SourceObject(NamedTuple):
     @property
     def order(self) -> bytes:
         """By which listings are sorted: the bytes of the key."""
-        return os.fsencode(self.key)
+        # As `os.fsencode`, which takes twice the time.
+        return self.key.encode("utf-8", "surrogateescape")
 
 
 ObjectPage = tuple[list[SourceObject], str | None]

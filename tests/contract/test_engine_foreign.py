@@ -127,6 +127,7 @@ async def test_names_that_are_taken_and_keys_that_are_known_are_left_alone(engin
     assert await engine.get_object(own.ino) is None
     assert [each.key for each in await engine.list_objects(source, b"", 10)] == [b"a", b"b"]
     assert [each.key for each in await engine.list_objects(source, b"a", 10)] == [b"b"]
+    assert [each.key for each in await engine.list_objects(source, b"", 10, b"a")] == [b"a"]
     assert await engine.count_objects(source) == 2
 
 

@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import hypothesis.strategies as st
 import pytest
+import trio
 from hypothesis import HealthCheck, given, settings
 
 from memfs.content.opening import OpenMode
 from memfs.errors import MemfsError, ObjectChangedError, ObjectMissingError, StoreError
 from memfs.jobs.adopting import AdoptMethods
+from memfs.jobs.refreshing import OBJECTS_A_CHANGE
 from memfs.moves.dropping import drop_raw
 from memfs.moves.faults import ADOPT_POINTS, TAKE_POINTS
 from memfs.moves.hydrating import hydrate
@@ -33,9 +35,10 @@ from tests.property.world import ROOMY, Refusal, World
 from tests.unit.fakes.bucket import URL, Bucket
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from memfs.control.methods.adoption import AdoptReport
+    from memfs.metadata.foreign import AdoptedFile
     from tests.property.world import OpenFile
 
 KEYS = ("a", "b", "d/a", "d/b", "d/e/a", "f/a", "f/b", "z")
@@ -389,6 +392,43 @@ def test_nothing_is_removed_when_much_would_go_or_a_listing_ends_early() -> None
         assert refresh(world, confirm=True)["removed_count"] == 4
         [source] = world.run(world.engine.list_sources())
         assert (source.problem, len(look(world))) == ("", 26)
+
+
+def test_requests_come_between_two_changes_of_a_listing() -> None:
+    """A page of 1000 objects was made in one go, and 100,000 objects held the loop for seconds."""
+    bucket = Bucket(page_count=1000)
+    for number in range(2500):
+        bucket.put(f"d{number % 3}/{number:04}", b"x")
+    with a_world(bucket) as world:
+        turn_count = 0
+        made: list[tuple[int, int]] = []
+        adopt_files = world.engine.adopt_files
+
+        async def counted(files: Sequence[AdoptedFile]) -> list[bool]:
+            made.append((turn_count, len(files)))
+            return await adopt_files(files)
+
+        async def take_turns() -> None:
+            nonlocal turn_count
+            while True:
+                turn_count += 1
+                await trio.lowlevel.checkpoint()
+
+        async def work() -> None:
+            methods = AdoptMethods(world.filesystem, world.move_parts, slice_s=3600.0)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(take_turns)
+                report = await methods.adopt(URL, "set", "work")
+                assert (report["ended"], report["made_count"]) == (True, 2500)
+                nursery.cancel_scope.cancel()
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(world.engine, "adopt_files", counted)
+            world.run(work())
+        turns = [turn for turn, _ in made]
+        # Which of two tasks is first in a turn is open: two changes may come together.
+        assert all(first < third for first, third in zip(turns, turns[2:], strict=False))
+        assert max(count for _, count in made) <= OBJECTS_A_CHANGE
 
 
 # --- directories ---------------------------------------------------------------------------------

@@ -63,6 +63,10 @@ _LIST_OBJECTS = (
     f"select {OBJECT_COLUMNS} from foreign_object where source = ? and key > ? and current = 1"
     " order by key limit ?"
 )
+_LIST_OBJECTS_UNTIL = (
+    f"select {OBJECT_COLUMNS} from foreign_object where source = ? and key > ? and key <= ?"
+    " and current = 1 order by key limit ?"
+)
 _IS_SHOWN = """
     select 1 from foreign_object as o where source = ? and (
         exists (select 1 from inode as i where i.ino = o.ino and i.nlink > 0)
@@ -85,6 +89,9 @@ _LIST_DIRECTORIES = (
 )
 _COUNT_UNLISTED = "select count(*) from foreign_directory where source = ? and listed_ns = 0"
 _FIRST_GENERATION = Generation(1)
+_CONFLICTS = {each.value: each for each in Conflict}
+_KEYS_A_QUERY = 250
+"""SQLite takes 32,766 parameters at most, and keeps the statement for a whole page of so many."""
 
 
 def _source_of(row: Row) -> Source:
@@ -98,7 +105,7 @@ def _source_row(source: Source) -> tuple[SqlValue, ...]:
 
 def _object_of(row: Row) -> ForeignObject:
     *rest, ours, current, conflict = row
-    return ForeignObject._make((*rest, ours == 1, current == 1, Conflict(conflict)))
+    return ForeignObject._make((*rest, ours == 1, current == 1, _CONFLICTS[conflict]))
 
 
 def _row_of(foreign: ForeignObject) -> tuple[SqlValue, ...]:
@@ -151,7 +158,17 @@ class Foreign(Held):
             self._living_directory(parent)
         for file in files:
             check_new_name(file.name)
-        made = [self._adopt(file) for file in files]
+        known: set[tuple[int, bytes]] = set()
+        for source in {file.foreign.source for file in files}:
+            keys = [file.foreign.key for file in files if file.foreign.source == source]
+            known |= {(source, key) for key in self._known_among(source, keys)}
+        made = []
+        for file in files:
+            key = file.foreign.source, file.foreign.key
+            was_made = key not in known and self._adopt(file)
+            if was_made:
+                known.add(key)
+            made.append(was_made)
         touched = {
             file.parent: file.new.now_ns for file, was in zip(files, made, strict=True) if was
         }
@@ -160,10 +177,22 @@ class Foreign(Held):
             self._set_links(directory, directory.nlink, now_ns, now_ns)
         return made
 
+    def _known_among(self, source: SourceId, keys: Sequence[bytes]) -> list[bytes]:
+        """Return which of some keys a file is current for."""
+        found: list[bytes] = []
+        for at in range(0, len(keys), _KEYS_A_QUERY):
+            some = keys[at : at + _KEYS_A_QUERY]
+            marks = ", ".join("?" * len(some))
+            text = (
+                f"select key from foreign_object where source = ? and key in ({marks})"
+                " and current = 1"
+            )
+            found += [row[0] for row in self._rows(text, (source, *some))]
+        return found
+
     def _adopt(self, file: AdoptedFile) -> bool:
+        """Make a file of an object whose key is not known; False if its name is taken."""
         parent, name, new, foreign = file
-        if self._row(_FIND_OBJECT, (foreign.source, foreign.key)) is not None:
-            return False
         # As in `create`.
         newest = self._newest_snapshot()
         cookie = new.ino if new.ino > newest else self._take_id()
@@ -215,8 +244,14 @@ class Foreign(Held):
         row = self._row(_FIND_OBJECT, (source, key))
         return None if row is None else _object_of(row)
 
-    async def list_objects(self, source: SourceId, after: bytes, limit: int) -> list[ForeignObject]:
-        return [_object_of(row) for row in self._rows(_LIST_OBJECTS, (source, after, limit))]
+    async def list_objects(
+        self, source: SourceId, after: bytes, limit: int, until: bytes | None = None
+    ) -> list[ForeignObject]:
+        if until is None:
+            rows = self._rows(_LIST_OBJECTS, (source, after, limit))
+        else:
+            rows = self._rows(_LIST_OBJECTS_UNTIL, (source, after, until, limit))
+        return [_object_of(row) for row in rows]
 
     async def count_objects(self, source: SourceId) -> int:
         ((count,),) = self._rows(_COUNT_OBJECTS, (source,))
