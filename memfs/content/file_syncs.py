@@ -194,6 +194,20 @@ class FileSyncs:
 
         await self._wait(Unsynced(ino), sync, is_alone, answers=True)
 
+    async def wait_for(
+        self, unsynced: Unsynced, work: Callable[[], None], *, is_alone: Callable[[], bool]
+    ) -> None:
+        """Have a small change of the disk made and synced, before the request can go on.
+
+        Checkpoint: not on the fast path. Cancel: it is made all the same.
+
+        Args:
+            unsynced: What it is about.
+            work: Makes it; touches nothing that the event loop changes.
+            is_alone: Returns whether nobody else waits for the event loop.
+        """
+        await self._wait(unsynced, work, is_alone, answers=False)
+
     async def sync_all(self) -> None:
         """Do a syncfs(2)."""
         await leave()

@@ -182,7 +182,7 @@ class AttributeRequests(Writing):
                 raise IsADirectoryInodeError(f"inode {ino} is a directory; it has no size to set")
             if not stat.S_ISREG(inode.mode):
                 raise InvalidValueError(f"inode {ino} is not a regular file")
-            await self._make_writable(inode, truncate=size == 0)
+            await self._make_writable(caller, inode, truncate=size == 0)
             inode, status = await self._change(caller, ino, request)
             # A request that is refused since a full disk takes no commit has cut nothing.
             await self._commit_early()

@@ -81,7 +81,7 @@ class ContentRequests(AttributeRequests):
                 self._activity.note_open(ino, caller.uid, caller.pid, self._now_ns())
                 self._traffic.note_open(await self._level_of(inode), inode.size)
             if changing:
-                inode = await self._make_writable(inode, truncate=truncate)
+                inode = await self._make_writable(caller, inode, truncate=truncate)
                 if first:
                     self._syncer.renew(inode.raw)
                 if kill_suidgid:

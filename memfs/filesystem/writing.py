@@ -20,6 +20,7 @@ from memfs.types import BLOCK_BYTES
 from memfs.waiting import leave
 
 if TYPE_CHECKING:
+    from memfs.filesystem.operations import Caller
     from memfs.filesystem.shared import Parts
     from memfs.types import InodeNo
 
@@ -39,12 +40,13 @@ class Writing(Names):
         super().__init__(parts)
         self._threads = trio.CapacityLimiter(THREADS_MAX)
 
-    async def _make_writable(self, inode: Inode, *, truncate: bool) -> Inode:
+    async def _make_writable(self, caller: Caller, inode: Inode, *, truncate: bool) -> Inode:
         """Give a regular file a raw file and unseal it, committed.
 
         The caller holds the inode open (`OpenTable.begin`), so the raw file stays.
 
         Args:
+            caller: Waits for it.
             inode: From `_sound`, or from `_begun` where the content is about to be dropped.
             truncate: The content is about to be dropped: nothing needs to be fetched. The raw file
                 is not cut here, so that the caller can order that after the commit.
@@ -69,10 +71,10 @@ class Writing(Names):
                         break
                     # It was rewritten elsewhere meanwhile, or a snapshot was made.
                     continue
-            await leave()
             if shown:
-                await keep_copy(self._move_parts, ino)
+                await keep_copy(self._move_parts, ino, is_alone=caller.is_alone)
             else:
+                await leave()
                 await hydrate(self._move_parts, ino)
         if not truncate:
             # It may believe for a day what it was told while nobody could write.

@@ -70,6 +70,15 @@ class Damaged:
                 engine = SqliteEngine.open(state, CONFIG, 1, limits)
                 self._keep(state)
         engine.wait_for_checkpoint()
+        log = state / "metadata.db-wal"
+        for index in range(FILE_COUNT):
+            if log.stat().st_size:
+                break
+            # It has just been cut: there is nothing to be damaged.
+            run(make_file(engine, b"more %d" % index))
+            engine.commit_nowait()
+            engine.sync()
+            engine.wait_for_checkpoint()
         if killed:
             shutil.copytree(state, self.sound)
         engine.close()

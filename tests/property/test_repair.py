@@ -47,7 +47,7 @@ async def make_killed(root: Path) -> Path:
             await pack(state.parts, ino)
             await drop_raw(state.parts, ino)
         if index == FILE_COUNT // 2:
-            state.engine._database._checkpoint(starts_over=False)
+            state.engine._database._checkpoint()
             state.engine.wait_for_checkpoint()
         state.engine.sync()
     killed = root / "killed"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sqlite3
 import stat
+import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,9 +15,12 @@ from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.metadata.sqlite.limits import Limits
 from memfs.types import ROOT_INODE
 from tests.contract.engine.site import run
+from tests.disk_calls import intercept, name_of
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import pytest
 
     from memfs.metadata.sqlite.statements import Parameters
     from memfs.types import InodeNo
@@ -81,6 +85,56 @@ def test_log_starts_over_while_changes_keep_coming(tmp_path: Path) -> None:
     assert log_bytes[64] < 2 * 64 * 4 * KIB < log_bytes[1_000_000]
 
 
+def test_the_event_loop_waits_for_no_disk_while_the_log_starts_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy disk each fsync takes as long as requests may wait in all."""
+    limits = replace(LIMITS, checkpoint_bytes=8 * KIB, log_page_count=64)
+    engine = SqliteEngine.open(tmp_path / "state", MetadataConfig(), limits=limits)
+    tables = engine._database._tables
+    execute, cuts, synced = tables.execute, [], []
+
+    def watch(text: str, parameters: Parameters = ()) -> sqlite3.Cursor:
+        if "wal_checkpoint" in text:
+            # SQLite would fsync its log, the file and the next header.
+            assert execute("pragma synchronous").fetchone() == (0,)
+            cuts.append(text)
+        return execute(text, parameters)
+
+    def note(_call: str, fd: int) -> None:
+        if threading.current_thread() is threading.main_thread():
+            synced.append(name_of(fd))
+
+    tables.execute = watch  # type: ignore[assignment]
+    intercept(monkeypatch, "fsync", "fdatasync", before=note)
+    make_files(engine)
+    assert len(cuts) > 5
+    assert synced == []
+    make_files(engine, b"more", 500)
+    while tables._is_log_cut:
+        make_files(engine, b"%d" % engine.reserve_ids()[0], 1)
+    assert execute("pragma synchronous").fetchone() == (1,)
+    engine.close()
+
+
+def test_a_log_starts_over_while_little_is_to_be_redone(tmp_path: Path) -> None:
+    """The entries of the journal are redone in the event loop; a log twice as long waits not."""
+    limits = replace(LIMITS, checkpoint_bytes=8 * KIB, log_page_count=64, redo_bytes=-1)
+    engine = SqliteEngine.open(tmp_path / "state", MetadataConfig(), limits=limits)
+    execute, lengths = engine._database._tables.execute, []
+
+    def watch(text: str, parameters: Parameters = ()) -> sqlite3.Cursor:
+        if "wal_checkpoint" in text:
+            lengths.append(engine._database._checkpointer.frame_count)
+        return execute(text, parameters)
+
+    engine._database._tables.execute = watch  # type: ignore[assignment]
+    make_files(engine)
+    assert lengths
+    assert min(lengths) > 2 * 64
+    engine.close()
+
+
 def test_a_reader_that_stays_costs_few_attempts_to_start_over(tmp_path: Path) -> None:
     """The log grows while somebody reads, and starts over soon after the end of that."""
     limits = replace(LIMITS, checkpoint_bytes=8 * KIB, log_page_count=64)
@@ -93,13 +147,18 @@ def test_a_reader_that_stays_costs_few_attempts_to_start_over(tmp_path: Path) ->
     def watch(text: str, parameters: Parameters = ()) -> sqlite3.Cursor:
         if "wal_checkpoint" in text:
             attempts.append(log.stat().st_size)
-        return execute(text, parameters)
+        cursor = execute(text, parameters)
+        if text == "commit" and readers and log.stat().st_size > 66 * 4 * KIB:
+            # It reads all of the log, which can be copied to its end.
+            reader.execute(readers.pop())
+            reader.execute("select count(*) from inode").fetchone()
+        return cursor
 
     engine._database._tables.execute = watch  # type: ignore[assignment]
-    make_files(engine, b"before", 500)
     reader = sqlite3.connect(state_dir / "metadata.db", isolation_level=None)
-    reader.execute("begin")
-    reader.execute("select count(*) from inode").fetchone()
+    readers: list[str] = []
+    make_files(engine, b"before", 500)
+    readers.append("begin")
     begun_bytes = log.stat().st_size
     attempts.clear()
     make_files(engine, b"meanwhile", 1500)

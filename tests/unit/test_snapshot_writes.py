@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,8 @@ import pytest
 from memfs.filesystem.operations import AttributeRequest
 from memfs.metadata.records import InodeFlags
 from memfs.types import ROOT_INODE
-from tests.property.world import ROOMY, World
+from tests.disk_calls import intercept, name_of
+from tests.property.world import ROOMY, ToldSyncs, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -136,3 +138,34 @@ def test_a_file_that_no_snapshot_shows_is_written_in_its_raw_file(world: World) 
     write_anew(world, ino)
     assert world.run(world.engine.get_inode(ino)).raw == raw
     assert world.run(world.engine.usage()).raw_count == 1
+
+
+@pytest.mark.parametrize("soon", [True, False])
+def test_a_small_copy_needs_no_thread_where_the_disk_is_quick(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, soon: bool
+) -> None:
+    """The way to a thread and back costs as much as a flush of such a disk, and there are two."""
+    quick = ToldSyncs()
+    world = World(tmp_path, ROOMY, passthrough=True, quick=quick)
+    try:
+        ino = sealed(world, b"file")
+        snap = snapshot(world)
+        quick.expected = soon
+        syncing: dict[str, bool] = {}
+
+        def note(_call: str, fd: int) -> None:
+            syncing[name_of(fd)] = threading.current_thread() is threading.main_thread()
+
+        with monkeypatch.context() as patch:
+            intercept(patch, "fsync", "fdatasync", before=note)
+            file = world.open(ino, os.O_RDWR)
+            journal = {name for name in syncing if name.startswith("journal.")}
+            raws = syncing.keys() - {"ids", "metadata.sums", *journal}
+            assert journal
+            assert len(raws) >= 2, "the copy and its name"
+            assert {*syncing.values()} == {soon}
+        world.write(file, 0, NEW)
+        world.release(file)
+        assert world.run(content_at(world, snap, ino)) == OLD
+    finally:
+        world.close()

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-_SALT_OFFSET, _SALT_BYTES = 16, 8
-
 
 class Checkpointer:
     """Works on a connection of its own, so that the event loop's connection is not held up."""
@@ -33,9 +31,8 @@ class Checkpointer:
         wal_path = database_path.with_name(database_path.name + "-wal")
         self._wal_fd = os.open(wal_path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         self._thread: threading.Thread | None = None
-        self._is_new = False
-        self._copied_name: bytes | None = None
-        """What the log was called when it was copied to its end, until it is looked at again."""
+        self.may_cut = False
+        """The database file has all of the log, durably, and `on_copied` has agreed."""
         self.frame_count = 0
         """Pages in the log after the last run: it starts over only when asked to."""
         self.held_count = 0
@@ -50,62 +47,51 @@ class Checkpointer:
         """True from `begin` until the thread is done."""
         return self._thread is not None and self._thread.is_alive()
 
-    def begin(self, on_durable: Callable[[], None]) -> None:
+    def begin(self, on_durable: Callable[[], None], on_copied: Callable[[], bool]) -> None:
         """Start a run in a thread; the former one must have ended."""
         assert not self.running
         self._thread = threading.Thread(
-            target=self.run, args=(on_durable,), name="memfs-checkpoint", daemon=True
+            target=self.run, args=(on_durable, on_copied), name="memfs-checkpoint", daemon=True
         )
         self._thread.start()
 
-    def note_copied(self, frame_count: int, copied_count: int) -> None:
-        """Take what SQLite answered to a copy of the log in the event loop; no run is under way.
+    def note_begun_anew(self, *, is_held: bool) -> None:
+        """A log that `may_cut` starts over, unless a reader holds it; no run is under way."""
+        self.may_cut = False
+        self.held_count = self.frame_count if is_held else 0
+        self.frame_count = self.held_count
 
-        A log that was copied to its end begins anew with the next commit, unless somebody reads it
-        then. SQLite goes on to tell the old length until that commit.
-
-        Args:
-            frame_count: Pages in the log.
-            copied_count: Those of them that are in the database; fewer where a reader needs them.
-        """
-        if copied_count < frame_count:
-            self.held_count = frame_count
-            return
-        self._copied_name = self._name_of_log()
-        self._is_new = True
-        self.frame_count = 0
-
-    def _name_of_log(self) -> bytes:
-        """Return the salts of the log, new whenever it begins anew (fileformat2.html, 4.1)."""
-        return os.pread(self._wal_fd, _SALT_BYTES, _SALT_OFFSET)
-
-    def run(self, on_durable: Callable[[], None]) -> None:
+    def run(
+        self, on_durable: Callable[[], None], on_copied: Callable[[], bool] = lambda: False
+    ) -> None:
         """Make the log durable, then copy it into the database file. Blocks.
 
         Args:
             on_durable: Called in between; an OSError of it is a failure of the whole.
+            on_copied: Called once the database file has all of the log; tells whether that may be
+                cut.
         """
         self.added_count = 0
+        self.may_cut = False
         try:
             self.sync_log()
             on_durable()
         except OSError as error:
             self.failure = error
             return
-        if self._is_new:
-            self._is_new = False
-            return
         try:
             row = self._connection.execute("pragma wal_checkpoint(passive)").fetchone()
-            self.added_count = max(0, row[1] - self.frame_count)
-            self.frame_count = max(0, row[1])
-            if self._copied_name is not None:
-                begun_anew = self._name_of_log() != self._copied_name
-                self.held_count = 0 if begun_anew else self.frame_count
-                self._copied_name = None
         except sqlite3.Error:
             # Mostly a full disk. The log holds everything; the next run copies it.
             return
+        is_busy, frame_count, copied_count = row
+        if frame_count < self.held_count:
+            # It has started over by itself: the reader had gone by the next commit.
+            self.held_count = self.frame_count = 0
+        self.added_count = max(0, frame_count - self.frame_count)
+        self.frame_count = frame_count
+        if not is_busy and copied_count == frame_count:
+            self.may_cut = on_copied()
 
     def sync_log(self) -> None:
         """Make the log durable; OSError if that cannot be. Blocks."""

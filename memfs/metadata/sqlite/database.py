@@ -26,6 +26,15 @@ run ahead in an open transaction, and two journal files take turns to make it sa
    are. A journal that does not join the one before without a gap is later than all `sync` promised
    of that one, and so are all its entries: they are dropped.
 7. The thread copies the log into the database file; SQLite orders its own fsyncs there.
+8. Where the log has become long, the thread notes so with the page sums, durably. Once it has
+   ended, `maintain` rolls the open transaction back, cuts the log, of which the file has all, to
+   nothing, and redoes the entries in the next transaction. The event loop waits for no fsync.
+   *Killed here*: as in step 2. *Power lost*: the log is whole or empty.
+9. That transaction is committed as in step 4. SQLite would fsync the header of a log that starts
+   over, lest pages of the former one count behind it; `synchronous` is off until then, since a file
+   that was cut has no former pages.
+   *Power lost*: any part of the new log may be there, up to the first page that is not; the
+   journals are whole, as in step 4.
 
 `opening` tells how a database is opened. `tables` is SQLite's side of it, `journals` the two files.
 
@@ -102,7 +111,6 @@ class Database:
         self._lost: NoSpaceError | MetadataError | None = None
         self._failure: MetadataError | None = None
         self._closed = False
-        self._starts_over = False
         self.is_read_elsewhere = False
         """Another process may read the tables: the log cannot start over (SQLite, `walRestartLog`),
         and is not asked to."""
@@ -313,10 +321,10 @@ class Database:
             return
         self._tables.regain_reserve()
         self._adapt()
-        starts_over = self._log_is_long()
-        size = self._journals.size_bytes
-        if self._is_due() or (starts_over and size > 0):
-            self._checkpoint(starts_over=starts_over)
+        if self._log_may_start_over():
+            self._start_log_over()
+        if self._is_due():
+            self._checkpoint()
 
     def publish(self) -> bool:
         """Bring all changes so far into tables that other processes can read.
@@ -333,7 +341,7 @@ class Database:
         if self._checkpointer.running:
             return False
         if self._journals.size_bytes > 0:
-            self._checkpoint(starts_over=self._log_is_long())
+            self._checkpoint()
             if self._journals.size_bytes > 0:
                 raise NoSpaceError(f"{self._path}: the tables cannot be committed: make room")
         return True
@@ -341,10 +349,36 @@ class Database:
     def _log_is_long(self) -> bool:
         if self.is_read_elsewhere:
             return False
-        # Where a reader held the log, the next attempt comes after as many pages as the first one:
-        # each costs two fsyncs in the event loop.
+        return self._log_excess > 1
+
+    @property
+    def _log_excess(self) -> float:
+        """How many times the length is reached at which the log starts over."""
+        # Where a reader held it, the next attempt comes after as many pages as the first one.
         beyond = self._checkpointer.frame_count - self._checkpointer.held_count
-        return beyond > self._limits.log_page_count
+        return beyond / self._limits.log_page_count
+
+    def _log_may_start_over(self) -> bool:
+        """Tell whether the log is long, copied to its end, and little is to be redone for it."""
+        if not (self._checkpointer.may_cut and self._log_is_long()):
+            return False
+        is_short = self._journals.size_bytes <= self._limits.redo_bytes and not self._bulk_count
+        return is_short or self._log_excess > 2
+
+    def _start_log_over(self) -> None:
+        """Cut the log, and begin the open transaction anew; see step 8 of the module."""
+        try:
+            is_cut = self._tables.cut_log()
+            self._checkpointer.note_begun_anew(is_held=not is_cut)
+            try:
+                self._restore()
+            except sqlite3.Error as error:
+                if not self._tables.give_up_reserve(error):
+                    raise
+                self._restore()
+        except sqlite3.Error as error:
+            self._failure = MetadataError(f"{self._path} cannot go on: {error}")
+            raise again(self._failure) from error
 
     def _adapt(self) -> None:
         """Let the next journal be as long as the last one's pages say: scattered changes cost most.
@@ -357,7 +391,7 @@ class Database:
             self._due_bytes = min(longest, max(longest // 8, due_bytes))
             self._retired_bytes = 0
 
-    def _checkpoint(self, *, starts_over: bool) -> None:
+    def _checkpoint(self) -> None:
         applied = self._journals.next_sequence - 1
         try:
             try:
@@ -376,29 +410,27 @@ class Database:
             return
         self._late_offset = 0
         self._bulk_count = 0
-        self._retired_bytes = 0 if starts_over else self._journals.size_bytes
+        self._retired_bytes = self._journals.size_bytes
         try:
-            if starts_over:
-                # Only a log that is copied to its end, with no transaction open, can start over.
-                self._checkpointer.sync_log()
-                self._sums.note_log(self._journals.known_sequence)
-                row = self._tables.execute("pragma wal_checkpoint(passive)").fetchone()
-                self._checkpointer.note_copied(row[1], row[2])
             self._tables.begin()
             self._journals.take_turns(applied + 1)
         except (sqlite3.Error, OSError) as error:
             self._failure = MetadataError(f"{self._path} cannot go on: {error}")
             raise again(self._failure) from error
-        self._starts_over = starts_over
-        self._checkpointer.begin(self._retire)
+        self._checkpointer.begin(self._retire, self._note_copied)
 
     def _retire(self) -> None:
         # Runs in the checkpoint thread.
         self._journals.link()
-        # A log that starts over was covered when it was copied.
-        if not self._starts_over:
-            self._sums.note_log(self._journals.known_sequence, durably=False)
+        self._sums.note_log(self._journals.known_sequence, durably=False)
         self._journals.end_turn()
+
+    def _note_copied(self) -> bool:
+        # Runs in the checkpoint thread.
+        is_long = self._log_is_long()
+        if is_long:
+            self._sums.note_copied()
+        return is_long
 
     # --- failing ---------------------------------------------------------------------------------
     def _restore(self) -> None:
@@ -466,7 +498,7 @@ class Database:
             if self._failure is not None:
                 # SQLite copies a log when it closes that nobody has covered.
                 self._sums.give_up()
-            self.connection.close()
+            self._tables.close()
             self._sums.close()
             self._journals.close()
         return self._failure is None

@@ -9,7 +9,9 @@ the log, once that is on stable storage and before SQLite copies it:
    cover; without an fsync. *Power lost from here on*: any part of that may be on the disk. Pages
    that the log has, covered or not, are not compared with the file.
 3. SQLite copies the pages. *Power lost*: the log still has them, and is checked where it is
-covered. 4. The log starts over only after all of it was covered, durably, and copied.
+covered.
+4. A long log starts over only after all of it was covered and copied, and `note_copied` has told
+   so, durably. *Power lost*: the log is whole, or it was cut and its first page may be missing.
 
 The file also has a note of how far the journals were synced. The journals have the same note, but
 older copies of both of them agree with each other, and with the tables as well.
@@ -44,7 +46,7 @@ FILE_NAME = "metadata.sums"
 _SLOT = struct.Struct("<8s16sQIIIIIQQ")
 """Magic, state id, turn, flags, page size, and the fields of `Covered`; followed by the CRC-32."""
 _MAGIC = b"memfsum1"
-_CLOSED = 1
+_CLOSED, _COPIED = 1, 2
 _SLOT_OFFSETS = (0, 512)
 _NOTE = struct.Struct("<Q")
 """Sequence that was synced (the higher of two valid notes counts); CRC-32, from the state id's."""
@@ -87,6 +89,8 @@ class PageSums:
         """Files of SQLite's that were opened beside it, by path."""
         self._turn = 0
         self._closed = False
+        self._copied = False
+        """The file has all of the log that is covered: it may have been cut since."""
         self._log_is_new = False
         self._page_bytes = 0
         self._sums = array("Q")
@@ -115,7 +119,7 @@ class PageSums:
             magic, state_id, turn, flags, page_bytes, first, second, *rest = _SLOT.unpack(slot)
             if magic == _MAGIC and state_id == self._state_id and turn > self._turn:
                 self._turn, self._page_bytes = turn, page_bytes
-                self._closed = bool(flags & _CLOSED)
+                self._closed, self._copied = bool(flags & _CLOSED), bool(flags & _COPIED)
                 self.covered = Covered((first, second), *rest)
                 self.known = True
         for offset in _NOTE_OFFSETS:
@@ -180,6 +184,9 @@ class PageSums:
             if salts[0] == (covered.salts[0] + 1) & 0xFFFFFFFF:
                 # It has started over since, and the file has all of the former one.
                 return self._pages_of_frames(fd, header[16:24])
+            if self._copied and not any(header):
+                # It was cut, and power loss has taken the first page that was written then.
+                return set()
             end = _LOG_HEADER.size + covered.frame_count * self._frame_bytes
             if salts != covered.salts or not self._hash_log(fd, end, covered.log_sum):
                 return f"{self._log_path} is damaged, cut, or an older copy"
@@ -286,13 +293,30 @@ class PageSums:
             if durably:
                 os.fdatasync(self._fd)
         except OSError as error:
-            log.warning(
-                "%s cannot be kept, damage of the database would not be noticed until the next "
-                "mount: %s",
-                self.path,
-                error.strerror,
-            )
-            self.give_up()
+            self._complain(error)
+
+    def note_copied(self) -> None:
+        """Note, durably, that the file has all of the log, which may be cut from now on. Blocks.
+
+        A log that begins with zeros is no damage then. A disk that refuses costs the sums.
+        """
+        if self._fd < 0:
+            return
+        try:
+            self._copied = True
+            self._write_slot()
+            os.fdatasync(self._fd)
+        except OSError as error:
+            self._complain(error)
+
+    def _complain(self, error: OSError) -> None:
+        log.warning(
+            "%s cannot be kept, damage of the database would not be noticed until the next "
+            "mount: %s",
+            self.path,
+            error.strerror,
+        )
+        self.give_up()
 
     def _note_log(self, journal_sequence: int) -> None:
         index = os.pread(self._hold(self._index_path), _INDEX_HEADER.size, 0)
@@ -312,6 +336,7 @@ class PageSums:
         if changed:
             self._write_sums(sorted(changed))
         self.covered = Covered(salts, frame_count, self._log_hash.intdigest(), journal_sequence)
+        self._copied = False
         self._write_slot()
 
     def note_synced(self, sequence: int) -> None:
@@ -369,7 +394,7 @@ class PageSums:
 
     def _write_slot(self) -> None:
         self._turn += 1
-        flags = _CLOSED if self._closed else 0
+        flags = (_CLOSED if self._closed else 0) | (_COPIED if self._copied else 0)
         salts, *rest = self.covered
         slot = _SLOT.pack(
             _MAGIC, self._state_id, self._turn, flags, self._page_bytes, *salts, *rest

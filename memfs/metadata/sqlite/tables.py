@@ -6,6 +6,7 @@ of it outlives this process before `commit`.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import re
@@ -34,6 +35,9 @@ _SET_STATE = "update state set applied_sequence = ?, " + ", ".join(
 _FULL_CODES = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE}
 _PLAIN = re.compile(r"^(insert|update)(?: or fail)?(?! or)\b")
 """How a statement begins that a row in its way makes fail."""
+
+BUSY_MS = 5000
+"""So long SQLite waits for a lock; as `sqlite3.connect` has it."""
 
 Record = tuple[int, Parameters]
 """One of `statements`, and what it was run with."""
@@ -64,6 +68,8 @@ class Tables:
         self.totals: list[int] = []
         """Those of `Usage`, in order; changed in place."""
         self._reserve = reserve
+        self._is_log_cut = False
+        """The log is empty, and SQLite is told not to fsync the header that it writes next."""
 
     def abandon(self) -> None:
         """Close SQLite's connection at once, whatever a traceback still refers to."""
@@ -92,9 +98,12 @@ class Tables:
     # --- changing --------------------------------------------------------------------------------
     def begin(self) -> None:
         """Begin the next transaction; what the one before has is lost, if it is still open."""
+        self._roll_back()
+        self.execute("begin immediate")
+
+    def _roll_back(self) -> None:
         if self.connection.in_transaction:
             self.execute("rollback")
-        self.execute("begin immediate")
 
     def redo(
         self,
@@ -131,6 +140,46 @@ class Tables:
         """
         self.execute(_SET_STATE, (applied, *stored_totals(totals)))
         self.execute("commit")
+        if self._is_log_cut:
+            self._heed_syncs()
+
+    def cut_log(self) -> bool:
+        """Cut a log that is copied to its end to nothing; the open transaction is lost.
+
+        There is nothing to be copied or made durable, and a reader is not waited for.
+
+        Returns:
+            False if somebody reads the log, or could not give it its room back on a full disk.
+        """
+        self._roll_back()
+        if not self._reserve.held:
+            return False
+        self.execute("pragma busy_timeout = 0").fetchone()
+        self.execute("pragma synchronous = off").fetchone()
+        self._is_log_cut = True
+        try:
+            is_busy = self.execute("pragma wal_checkpoint(truncate)").fetchone()[0]
+        except sqlite3.OperationalError:
+            is_busy = True
+        finally:
+            self.execute(f"pragma busy_timeout = {BUSY_MS}").fetchone()
+        if is_busy:
+            self._heed_syncs()
+        return not is_busy
+
+    def _heed_syncs(self) -> None:
+        """Have SQLite fsync as ever; no transaction is open."""
+        self.execute("pragma synchronous = normal").fetchone()
+        self._is_log_cut = False
+
+    def close(self) -> None:
+        """Close the connection; what is not committed is lost."""
+        if self._is_log_cut:
+            # SQLite removes the log that it copies now: the copy has to be durable by then.
+            with contextlib.suppress(sqlite3.Error):
+                self._roll_back()
+            self._heed_syncs()
+        self.connection.close()
 
     # --- room ------------------------------------------------------------------------------------
     def give_up_reserve(self, error: sqlite3.Error) -> bool:
