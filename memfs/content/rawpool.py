@@ -111,6 +111,21 @@ class RawPool:
                 return self._make_one(*self._engine.reserve_ids())
         return ready.popleft()
 
+    def take_ready(self) -> RawId | None:
+        """Return a raw file that stands ready, is the caller's from now on, and has no backing id.
+
+        Its name is on stable storage more often than that of one which is just made: one fsync of
+        its directory was enough for all.
+
+        Returns:
+            None: No raw file is ready.
+        """
+        if not self._ready:
+            return None
+        ready = self.take()
+        self._release(ready)
+        return ready.raw
+
     def give_back(self, ready: ReadyRaw) -> None:
         """Take back a raw file that was not used."""
         self._ready.appendleft(ready)
@@ -159,10 +174,13 @@ class RawPool:
         """Remove the raw files that nobody took; idempotent."""
         while self._ready:
             ready = self._ready.popleft()
-            # When the mount is gone, the kernel has given all ids back by itself.
-            if ready.backing and self._backing is not None and self._backing.available:
-                self._backing.release(ready.backing)
+            self._release(ready)
             self._raw_store.unlink(ready.raw)
+
+    def _release(self, ready: ReadyRaw) -> None:
+        # When the mount is gone, the kernel has given all ids back by itself.
+        if ready.backing and self._backing is not None and self._backing.available:
+            self._backing.release(ready.backing)
 
     def _make(self, ids: Sequence[tuple[InodeNo, RawId]], ready_count: int) -> list[ReadyRaw]:
         """Make raw files, as many as the disk can have standing ready. Runs in a thread."""

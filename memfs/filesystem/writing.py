@@ -15,7 +15,7 @@ from memfs.filesystem.names import Names
 from memfs.metadata.records import Inode, InodeFlags
 from memfs.moves.damage import replace_damaged
 from memfs.moves.hydrating import hydrate
-from memfs.moves.keeping import keep_copy
+from memfs.moves.keeping import Keeper, keep_copy
 from memfs.types import BLOCK_BYTES
 from memfs.waiting import leave
 
@@ -72,7 +72,9 @@ class Writing(Names):
                     # It was rewritten elsewhere meanwhile, or a snapshot was made.
                     continue
             if shown:
-                await keep_copy(self._move_parts, ino, is_alone=caller.is_alone)
+                await keep_copy(
+                    self._move_parts, ino, Keeper(caller.is_alone, self._raw_pool.take_ready)
+                )
             else:
                 await leave()
                 await hydrate(self._move_parts, ino)

@@ -94,7 +94,9 @@ def _copy(parts: MoveParts, inode: Inode, raw: RawId, progress: MoveProgress) ->
 
 
 @contextlib.contextmanager
-def new_raw(parts: MoveParts, of: RawId, raw: RawId, point: str) -> Iterator[tuple[int, int]]:
+def new_raw(
+    parts: MoveParts, of: RawId, raw: RawId, point: str, *, is_ready: bool = False
+) -> Iterator[tuple[int, int]]:
     """Open a raw file for reading, and make another one that is to have its bytes, for the block.
 
     Args:
@@ -102,6 +104,7 @@ def new_raw(parts: MoveParts, of: RawId, raw: RawId, point: str) -> Iterator[tup
         of: The raw file that is read.
         raw: The new one; its number was never used.
         point: Fault point that is reached when it is there.
+        is_ready: The new one is there, empty.
 
     Raises:
         ObjectMissingError: There is no such raw file.
@@ -111,7 +114,7 @@ def new_raw(parts: MoveParts, of: RawId, raw: RawId, point: str) -> Iterator[tup
     with disk_errors(str(store.path(raw))):
         source = store.open(of, os.O_RDONLY)
         try:
-            target = store.create(raw)
+            target = store.open(raw) if is_ready else store.create(raw)
             try:
                 parts.faults.reach(point)
                 yield source, target

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from memfs.metadata.records import KeptContent
     from memfs.moves.attempt import MoveParts
-    from memfs.moves.progress import MoveProgress
+    from memfs.stores.disk import ByteProgress
     from memfs.types import InodeNo, RawId
 
 SMALL_BYTES_MAX = 64 * KIB
@@ -43,13 +43,20 @@ def inode_of(kept: KeptContent) -> Inode:
     )
 
 
-def _never() -> bool:
-    return False
+class Keeper(NamedTuple):
+    """What a program that waits for a copy brings along."""
+
+    is_alone: Callable[[], bool] = lambda: False
+    """Returns whether nobody else waits for the event loop, which then makes a copy that is soon
+    durable."""
+    take_raw: Callable[[], RawId | None] = lambda: None
+    """Returns an empty raw file that stands ready, if there is one."""
 
 
-async def keep_copy(
-    parts: MoveParts, ino: InodeNo, *, is_alone: Callable[[], bool] = _never
-) -> None:
+_NOBODY = Keeper()
+
+
+async def keep_copy(parts: MoveParts, ino: InodeNo, keeper: Keeper = _NOBODY) -> None:
     """Give a copy of a file's bytes to the snapshots that need one, once for all who ask.
 
     Where the disk can, the copy shares its blocks (FICLONE), and takes no time at any size.
@@ -60,8 +67,7 @@ async def keep_copy(
     Args:
         parts: What moves work with.
         ino: A sealed file.
-        is_alone: Returns whether nobody else waits for the event loop, which then makes a copy that
-            is soon durable.
+        keeper: Who waits.
 
     Raises:
         StaleInodeError: The file is gone.
@@ -73,41 +79,57 @@ async def keep_copy(
             await parts.keeping.join(ino)
             continue
         with parts.keeping.lead(ino) as results:
-            results[ino] = await _keep(parts, await parts.engine.get_inode(ino), is_alone)
+            results[ino] = await _keep(parts, await parts.engine.get_inode(ino), keeper)
 
 
-async def _keep(parts: MoveParts, inode: Inode, is_alone: Callable[[], bool]) -> bool:
+async def _keep(parts: MoveParts, inode: Inode, keeper: Keeper) -> bool:
     engine, syncs = parts.engine, parts.file_syncs
-    _, raw = engine.reserve_ids()
-    unsynced = Unsynced(inode.ino, inode.size)
-    async with recorded(parts, MoveKind.HYDRATE, str(int(raw)), inode) as attempt:
-        with parts.progress.track("keep", inode.ino, inode.size) as progress:
-            if inode.size <= SMALL_BYTES_MAX:
-                copy = partial(_copy, parts, inode, raw)
-                await syncs.wait_for(unsynced, copy, is_alone=is_alone)
-            else:
-                await leave()
-                await trio.to_thread.run_sync(
-                    _copy, parts, inode, raw, progress, limiter=parts.prompt_threads
-                )
-        kept = await attempt.publish(partial(engine.keep_copy, inode.ino, inode.generation, raw))
+    ready = keeper.take_raw()
+    raw = engine.reserve_ids()[1] if ready is None else ready
+    copy = partial(_copy, parts, inode, raw, is_ready=ready is not None)
+    unsynced, is_alone = Unsynced(inode.ino, inode.size), keeper.is_alone
+    is_named = False
+    try:
+        async with recorded(parts, MoveKind.HYDRATE, str(int(raw)), inode) as attempt:
+            is_named = True
+            with parts.progress.track("keep", inode.ino, inode.size) as progress:
+                if inode.size <= SMALL_BYTES_MAX:
+                    await syncs.wait_for(unsynced, copy, is_alone=is_alone)
+                else:
+                    await leave()
+                    copy_on = partial(copy, on_progress=progress.advance)
+                    await trio.to_thread.run_sync(copy_on, limiter=parts.prompt_threads)
+            publish = partial(engine.keep_copy, inode.ino, inode.generation, raw)
+            kept = await attempt.publish(publish)
+    finally:
+        if not is_named and ready is not None:
+            # No intent will make garbage of it.
+            parts.raw_store.unlink(ready)
     parts.faults.reach("keep.recorded")
     await syncs.wait_for(unsynced, engine.sync, is_alone=is_alone)
     parts.faults.reach("keep.synced")
     return kept
 
 
-def _copy(parts: MoveParts, inode: Inode, raw: RawId, progress: MoveProgress | None = None) -> None:
+def _copy(
+    parts: MoveParts,
+    inode: Inode,
+    raw: RawId,
+    *,
+    is_ready: bool,
+    on_progress: ByteProgress | None = None,
+) -> None:
     """Copy a raw file into a new one, durably.
 
     Args:
         parts: What moves work with.
         inode: Has the raw file.
         raw: The new one.
-        progress: Told by a worker thread of trio's, which may be cancelled; None: it is too short.
+        is_ready: That is there, empty.
+        on_progress: Told how far it is; None: it is soon over.
     """
-    with new_raw(parts, inode.raw, raw, "keep.created") as (source, target):
-        clone_file(source, target, None if progress is None else progress.advance)
+    with new_raw(parts, inode.raw, raw, "keep.created", is_ready=is_ready) as (source, target):
+        clone_file(source, target, on_progress)
         status = os.fstat(source)
         os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
         os.fsync(target)

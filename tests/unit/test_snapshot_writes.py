@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from memfs.errors import NoSpaceError
 from memfs.filesystem.operations import AttributeRequest
 from memfs.metadata.records import InodeFlags
+from memfs.moves.keeping import Keeper, keep_copy
 from memfs.types import ROOT_INODE
 from tests.disk_calls import intercept, name_of
+from tests.moving import State
 from tests.property.world import ROOMY, ToldSyncs, World
 
 if TYPE_CHECKING:
@@ -169,3 +172,51 @@ def test_a_small_copy_needs_no_thread_where_the_disk_is_quick(
         assert world.run(content_at(world, snap, ino)) == OLD
     finally:
         world.close()
+
+
+def test_copies_take_raw_files_that_stand_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One flush makes the names of all of them durable, which each new name would need."""
+    world = World(tmp_path, ROOMY, passthrough=True)
+    try:
+        inos = [sealed(world, b"%d" % number) for number in range(3)]
+        snap = snapshot(world)
+        world.run(world.raw_pool.refill())
+        ready_count = world.raw_pool.ready_count
+        assert ready_count > len(inos)
+        flushed: list[str] = []
+        with monkeypatch.context() as patch:
+            intercept(patch, "fsync", before=lambda _call, fd: flushed.append(name_of(fd)))
+            for ino in inos:
+                write_in_place(world, ino)
+        assert world.raw_pool.ready_count == ready_count - len(inos)
+        assert len(flushed) <= len(inos) + 2, "each copy; once the directory, and the one above"
+        for ino in inos:
+            assert world.run(content_at(world, snap, ino)) == OLD
+    finally:
+        world.close()
+
+
+async def test_a_ready_raw_file_goes_with_an_intent_that_is_refused(tmp_path: Path) -> None:
+    """On a full disk the copy is not begun, and nothing would tell of the file."""
+    state = State(tmp_path / "state")
+    try:
+        ino = await state.create("file", OLD)
+        await state.engine.create_snapshot("snapshot", time.time_ns())
+        state.engine.commit_nowait()
+        ready = state.engine.reserve_ids()[1]
+        os.close(state.raw_store.create(ready))
+
+        async def refuse(*_arguments: object) -> None:
+            raise NoSpaceError("the disk is full")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(state.engine, "begin_intent", refuse)
+            with pytest.raises(NoSpaceError):
+                await keep_copy(state.parts, ino, Keeper(take_raw=lambda: ready))
+        assert not state.raw_store.exists(ready)
+        await keep_copy(state.parts, ino)
+        assert not await state.engine.needs_copy(ino)
+    finally:
+        state.close()
