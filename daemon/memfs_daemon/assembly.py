@@ -561,7 +561,12 @@ def _build_hot(
     from memfs_daemon.hot.supervisor import HotSupervisor
 
     supervisor = HotSupervisor(
-        config, state_dir, board, activity.look_at_all, child_environment(os.environ)
+        config,
+        state_dir,
+        board,
+        activity.look_at_all,
+        parts.traffic.note_attaches,
+        child_environment(os.environ),
     )
     tier = HotTier(parts, board, supervisor)
     return _HotParts((HotMethods(config, supervisor, board),), (supervisor.run, tier.run))

@@ -131,6 +131,7 @@ def _of_traffic(traffic: Traffic) -> Iterator[Sample]:
     for level, opens in traffic.opens().items():
         yield Sample(table.OPENS, opens.file_count, (level,))
         yield Sample(table.OPENED, opens.bytes, (level,))
+    yield Sample(table.USER_WRITES, traffic.user_write_count)
     for edge, moves in traffic.moves().items():
         yield Sample(table.MOVES, moves.file_count, edge)
         yield Sample(table.MOVED, moves.bytes, edge)

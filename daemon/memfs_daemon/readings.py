@@ -72,6 +72,7 @@ class Readings:
         totals = self._parts.tally.totals().values()
         return numbers | {
             "requests": self._activity.request_count,
+            "user_writes": self._traffic.user_write_count,
             "stalls": self._stalls.count,
             "stalled_ms": int(self._stalls.total_s * 1000),
             "store_requests": store.requests.total(),

@@ -224,6 +224,7 @@ class SmallFiles(TreeChanges):
                     xattrs = each.new.xattrs + files[each.number].xattrs
                     new = each.new._replace(xattrs=xattrs, written=content)
                     await engine.create(each.parent.ino, each.name, new)
+                    self._traffic.user_write_count += len(files[each.number].xattrs)
                     if pin is not None:
                         await engine.set_pin(new.ino, pin)
                     made.append(each)

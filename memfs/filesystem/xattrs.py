@@ -75,6 +75,7 @@ class XattrRequests(ContentRequests):
         else:
             async with self._open_table.gates.hold(ino), self._engine.change(deferred=True):
                 await self._engine.set_xattr(ino, name, value, flags, await self._change_ns(ino))
+                self._traffic.user_write_count += name.startswith(_USER)
                 if name == CAPABILITY_XATTR:
                     self._without_capability.pop(ino, None)
 
@@ -82,6 +83,7 @@ class XattrRequests(ContentRequests):
         async with self._open_table.gates.hold(ino), self._engine.change(deferred=True):
             time_ns = await self._change_ns(ino)
             await self._engine.set_mode_and_xattrs(ino, None, xattrs, time_ns)
+            self._traffic.user_write_count += len(xattrs)
 
     async def list_xattrs(self, caller: Caller, ino: InodeNo) -> list[bytes]:
         """LISTXATTR; what controls memfs is not listed.
@@ -100,6 +102,7 @@ class XattrRequests(ContentRequests):
             return
         async with self._open_table.gates.hold(ino), self._engine.change(deferred=True):
             await self._engine.remove_xattr(ino, name, await self._change_ns(ino))
+            self._traffic.user_write_count += name.startswith(_USER)
             if name == acl.DEFAULT_XATTR:
                 self._default_acls.pop(ino, None)
 

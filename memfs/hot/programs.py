@@ -112,6 +112,10 @@ class Programs:
         self._snapshots = Snapshots(self._pool)
         self._connections: set[_Connection] = set()
         self.attach_count = 0
+        self.attached_bytes = 0
+        """Sizes of the slabs, each as often as it was attached to."""
+        self.attached = trio.Event()
+        """Set by an attach; replaced by who has seen it."""
 
     def stats(self, uid: int = ROOT_UID) -> dict[str, object]:
         """Return capacities and counters, with the slabs and snapshots that a user may open.
@@ -254,6 +258,8 @@ class Programs:
         self._pool.attach(slab)
         connection.leases[number] = slab
         self.attach_count += 1
+        self.attached_bytes += loaded.memory.size_bytes
+        self.attached.set()
         reply: dict[str, object] = {
             "lease": number,
             "kind": self._loader.device(slab).kind,

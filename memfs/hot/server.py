@@ -40,6 +40,9 @@ log = logging.getLogger(__name__)
 
 BACKLOG = 128
 
+ATTACHES_S = 0.5
+"""Attaches of so long are told together: a loader may make thousands a second. Guess."""
+
 
 class HotServer:
     """Serves one daemon and any number of programs.
@@ -79,6 +82,7 @@ class HotServer:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._programs.accept, listener, nursery)
             nursery.start_soon(self._report_evictions)
+            nursery.start_soon(self._report_attaches)
             await self._serve_daemon(nursery)
             nursery.cancel_scope.cancel()
 
@@ -180,6 +184,18 @@ class HotServer:
         while True:
             key = await self._loader.next_gone()
             await self._tell_daemon({"event": "gone", "ino": key.ino, "generation": key.generation})
+
+    async def _report_attaches(self) -> None:
+        """Tell the daemon how many attaches there were, and of how much; many at a time."""
+        programs, count, size_bytes = self._programs, 0, 0
+        while True:
+            await programs.attached.wait()
+            await trio.sleep(ATTACHES_S)
+            programs.attached = trio.Event()
+            news = {"count": programs.attach_count - count}
+            news["bytes"] = programs.attached_bytes - size_bytes
+            count, size_bytes = programs.attach_count, programs.attached_bytes
+            await self._tell_daemon({"event": "attached", **news})
 
 
 def _key(message: Mapping[str, object]) -> SlabKey:

@@ -46,17 +46,21 @@ def metrics_of(status: StatusReport, prometheus: str) -> dict[str, dict[str, Any
 def hit_ratios(prometheus: str) -> dict[str, float | None]:
     """Return by tier the share that it served of the opens that no faster one did; None: no opens.
 
-    `total` has the share that did not wait for the object store.
+    `total` has the share that did not wait for the object store. An attach to tensors in GPU memory
+    goes through an open, which counts at its own level as well: `hot` has attaches as a share of
+    all opens, and the other tiers are as if there was no GPU.
     """
     opens = {level: int(float(count)) for level, count in _OPENS.findall(prometheus)}
     served = {
-        "hot": opens.get("hot", 0),
         "warm": opens.get("warm", 0),
         "cold": opens.get("cold", 0) + opens.get("packed", 0),
         "glacier": opens.get("glacier", 0),
     }
     left = sum(served.values())
-    ratios = {"total": 1 - served["glacier"] / left if left else None}
+    ratios = {
+        "total": 1 - served["glacier"] / left if left else None,
+        "hot": min(1.0, opens.get("hot", 0) / left) if left else None,
+    }
     for tier, count in served.items():
         ratios[tier] = count / left if left else None
         left -= count

@@ -62,6 +62,7 @@ _COUNTERS = (
     "codec_stored_bytes",
     "stalls",
     "stalled_ms",
+    "user_writes",
 )
 _MOST = ("memory_bytes", "store_down")
 
@@ -142,17 +143,23 @@ def lasting(numbers: Numbers) -> dict[str, int]:
     return {name: value for name, value in numbers.items() if PLACES[name][1] != Combine.SUM}
 
 
+_STEPPED = b"\0\0"
+"""Begins rows whose keys are told by their distance from the one before: half of the keys are two
+bytes long else. Earlier rows told the keys themselves, and a number that is 0 was in no row."""
+
+
 def encode(numbers: Numbers) -> bytes:
     """Return a row as bytes: key and value of each number that is not 0, seven bits a byte.
 
     Raises:
         KeyError: A name is not known.
     """
-    parts = bytearray()
-    for name, value in numbers.items():
-        if value:
-            _append(parts, PLACES[name][0])
-            _append(parts, value)
+    parts = bytearray(_STEPPED)
+    before = 0
+    for key, value in sorted((PLACES[name][0], value) for name, value in numbers.items() if value):
+        _append(parts, key - before)
+        _append(parts, value)
+        before = key
     return bytes(parts)
 
 
@@ -162,9 +169,10 @@ def decode(row: bytes) -> dict[str, int]:
     Raises:
         InvalidValueError: It ends within a number.
     """
+    is_stepped = row.startswith(_STEPPED)
     values: list[int] = []
     value = shift = 0
-    for byte in row:
+    for byte in row[len(_STEPPED) if is_stepped else 0 :]:
         value |= (byte & 0x7F) << shift
         if byte & 0x80:
             shift += 7
@@ -173,7 +181,8 @@ def decode(row: bytes) -> dict[str, int]:
             value = shift = 0
     if shift or len(values) % 2:
         raise InvalidValueError("a row of metrics ends too early")
-    pairs = zip(values[::2], values[1::2], strict=True)
+    keys = itertools.accumulate(values[::2]) if is_stepped else values[::2]
+    pairs = zip(keys, values[1::2], strict=True)
     return {_NAMES[key]: value for key, value in pairs if key in _NAMES}
 
 

@@ -86,9 +86,10 @@ OPENS = Metric(
     "memfs_opens_total",
     "opens",
     Kind.COUNTER,
-    "Opens for reading, by the level that the file was in: `hot`, `warm` (RAM), `cold` (a plain"
-    " file), `packed` (compressed on the disk), `glacier` (only in the store). With passthrough the"
-    " daemon sees opens and no reads.",
+    "Opens for reading, by the level that the file was in: `warm` (RAM), `cold` (a plain file),"
+    " `packed` (compressed on the disk), `glacier` (only in the store). `hot`: attaches to tensors"
+    " on a device; each goes through an open, which has its own level and counts as well. With"
+    " passthrough the daemon sees opens and no reads.",
     _LEVEL,
 )
 OPENED = Metric(
@@ -97,6 +98,13 @@ OPENED = Metric(
     Kind.COUNTER,
     "Sizes of the files of these opens.",
     _LEVEL,
+)
+USER_WRITES = Metric(
+    "memfs_user_xattr_writes_total",
+    "writes",
+    Kind.COUNTER,
+    "Extended attributes of users, `user.*`, that were set or removed; those of memfs itself are"
+    " not among them.",
 )
 MOVES = Metric(
     "memfs_moves_total",
@@ -254,6 +262,7 @@ METRICS: tuple[Metric, ...] = (
     FORM_FILES,
     OPENS,
     OPENED,
+    USER_WRITES,
     MOVES,
     MOVED,
     QUEUED,

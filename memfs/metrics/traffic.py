@@ -1,4 +1,4 @@
-"""What programs opened and what was moved, by level: counts and bytes since the daemon started.
+"""What programs opened and wrote, and what was moved: counts and bytes since the daemon started.
 
 Invariant: numbers only grow; they are added to on the event loop's thread alone.
 """
@@ -42,12 +42,21 @@ class Traffic:
     def __init__(self) -> None:
         self._opens: dict[Level, list[int]] = {level: [0, 0] for level in Level}
         self._moves: dict[Edge, list[int]] = {}
+        self.user_write_count = 0
+        """Extended attributes of users, `user.*`, that were set or removed; memfs's own are not
+        among them."""
 
     def note_open(self, level: Level, size: int) -> None:
         """A program opens a file of `size` bytes for reading."""
         row = self._opens[level]
         row[0] += 1
         row[1] += size
+
+    def note_attaches(self, count: int, size_bytes: int) -> None:
+        """Programs attached to tensors on a device, `size_bytes` of them in all."""
+        row = self._opens[Level.HOT]
+        row[0] += count
+        row[1] += size_bytes
 
     def note_move(self, source: Level, target: Level, size: int) -> None:
         """A copy was made at `target` from the one at `source`, `size` bytes uncompressed."""

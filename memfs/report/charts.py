@@ -128,9 +128,10 @@ def _opens(gathered: Gathered) -> Chart:
     return Chart(
         "opens",
         "Opens by level",
-        "Where files were when programs opened them for reading: hot and warm are in memory, cold "
-        "is a plain file, packed has to be unpacked, glacier has to be fetched. With passthrough "
-        "the daemon sees opens and no reads.",
+        "Where files were when programs opened them for reading: warm is in RAM, cold is a plain "
+        "file, packed has to be unpacked, glacier has to be fetched. Hot are attaches to tensors "
+        "in GPU memory; each goes through an open, which counts as well. With passthrough the "
+        "daemon sees opens and no reads.",
         over_time(series) if names else None,
         ("level", "opens", "share", "size of the files"),
         rows,

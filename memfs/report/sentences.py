@@ -134,7 +134,14 @@ def _tiers(gathered: Gathered) -> Iterator[Sentence]:
 
 def _opens(gathered: Gathered) -> Iterator[Sentence]:
     counts = {level: gathered.total(f"opens.{level}") for level in Level}
+    # An attach to tensors in GPU memory goes through an open, which counts as well.
+    attaches = counts.pop(Level.HOT)
     total = sum(counts.values())
+    if attaches:
+        yield Sentence(
+            Weight.GOOD,
+            f"{_span(gathered)}, GPU memory served tensors {format_count(attaches, 'time')}.",
+        )
     if total < OPENS_MIN:
         yield Sentence(
             Weight.KNOW,
@@ -142,7 +149,7 @@ def _opens(gathered: Gathered) -> Iterator[Sentence]:
             "few to say whether the tiers are large enough.",
         )
         return
-    near = counts[Level.HOT] + counts[Level.WARM]
+    near = counts[Level.WARM]
     far, packed = counts[Level.GLACIER], counts[Level.PACKED]
     if far >= 0.05 * total:
         size = format_size(gathered.total("opened_bytes.glacier"))

@@ -6,6 +6,7 @@ import ctypes
 import faulthandler
 import json
 import os
+import re
 import signal
 from typing import TYPE_CHECKING
 
@@ -76,6 +77,14 @@ def test_a_pinned_file_is_on_the_device_and_equal_to_the_file(mount: Mount) -> N
     assert lease_count(mount) == 1
     attached.close()
     assert lease_count(mount) == 0
+    wait_for(
+        lambda: re.search(
+            r'^memfs_opens_total\{.*level="hot"\} 1$',
+            (mount.root / ".memfs/metrics").read_text(),
+            re.MULTILINE,
+        ),
+        "the attach to be counted",
+    )
     shown = tier_status(mount, "hot")
     assert (shown["file_count"], shown["capacity_bytes"]) == (1, 64 * MIB)
     assert MIB <= shown["used_bytes"] < 2 * MIB

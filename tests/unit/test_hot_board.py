@@ -75,7 +75,7 @@ def test_an_event_that_is_none_is_an_error_of_the_server(
 ) -> None:
     """The supervisor ends that server then; the daemon goes on."""
     board.residents[ONE] = ResidentFile(GENERATION, "CPU-0", 1, False)
-    supervisor = HotSupervisor(HotConfig(), tmp_path, board, lambda: None, {})
+    supervisor = HotSupervisor(HotConfig(), tmp_path, board, lambda: None, lambda *_: None, {})
     with pytest.raises(ProtocolError):
         supervisor._take_event(event)
     assert (board.take_wanted(), list(board.residents)) == (None, [ONE])

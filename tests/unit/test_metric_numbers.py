@@ -29,6 +29,7 @@ def test_keys_are_those_that_rows_have() -> None:
         "inodes": 0,
         "not_durable": 9,
         "starts": 32,
+        "user_writes": 45,
         "memory_bytes": 64,
         "pending.quota": 80,
         "used.hot": 100,
@@ -42,6 +43,13 @@ def test_keys_are_those_that_rows_have() -> None:
     }.items():
         assert PLACES[name][0] == key, name
     assert len({key for key, _ in PLACES.values()}) == len(PLACES)
+
+
+def test_rows_that_tell_the_keys_themselves_are_read() -> None:
+    """As the first versions of memfs wrote them: inodes 7, starts 1, took.name.0 300."""
+    row = bytes((0, 7, 32, 1, 0x80, 0x02, 0xAC, 0x02))
+    assert decode(row) == {"inodes": 7, "starts": 1, "took.name.0": 300}
+    assert decode(encode(decode(row))) == decode(row)
 
 
 def test_a_number_of_a_later_version_is_passed_over() -> None:

@@ -59,6 +59,7 @@ class HotSupervisor:
         state_dir: That of the mount, by which its server is told from others.
         board: Told of what the server has.
         on_start: Called when a server serves, with nothing resident.
+        on_attached: Called with how often programs attached, and the sum of the sizes.
         environment: Variables that the server and its child processes get.
     """
 
@@ -68,12 +69,14 @@ class HotSupervisor:
         state_dir: Path,
         board: HotBoard,
         on_start: Callable[[], None],
+        on_attached: Callable[[int, int], None],
         environment: Mapping[str, str],
     ) -> None:
         self._config = config
         self._state_dir = state_dir
         self._board = board
         self._on_start = on_start
+        self._on_attached = on_attached
         self._environment = dict(environment)
         self.link: HotLink | None = None
         self.start_count = 0
@@ -170,6 +173,9 @@ class HotSupervisor:
         return HotServerInfo(address, os.geteuid(), TokenSigner(secret), devices)
 
     def _take_event(self, message: dict[str, object]) -> None:
+        if message.get("event") == "attached":
+            self._on_attached(number_in(message, "count"), number_in(message, "bytes"))
+            return
         ino = InodeNo(number_in(message, "ino"))
         generation = Generation(number_in(message, "generation"))
         # The server would not ask for what it has: news of an eviction may come late.

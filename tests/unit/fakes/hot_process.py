@@ -97,6 +97,7 @@ class HotProcess:
             self._state_dir,
             self._board,
             self._ready.set,
+            lambda _count, _bytes: None,
             child_environment(os.environ),
         )
         with trio.CancelScope() as self._scope:
