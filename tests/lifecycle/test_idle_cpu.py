@@ -69,6 +69,7 @@ def test_a_daemon_with_full_tiers_and_no_store_is_idle(
     wait_until_idle(mount)
 
 
+@pytest.mark.any_driver
 @pytest.mark.expects_log(r"WARNING memfs\.stores\.health: the store does not serve: ")
 def test_a_daemon_whose_store_refuses_is_idle(driver: str, mount_factory: MountFactory) -> None:
     """Hundreds of files that wait for the store cost one attempt from time to time."""

@@ -77,6 +77,7 @@ retry_max = "500ms"
 BUCKET = "copies"
 
 
+@pytest.mark.any_driver
 @pytest.mark.skipif(find_weed() is None, reason="SeaweedFS is not installed")
 @pytest.mark.expects_log("WARNING|ERROR")
 def test_a_copy_that_a_slow_store_proves_stale_moves_nothing_more(
