@@ -47,6 +47,7 @@ from memfs.jobs.cloning import CloneMethods
 from memfs.jobs.comparing import Comparing
 from memfs.jobs.exports import ExportMethods
 from memfs.jobs.gc import GcMethods
+from memfs.jobs.lost_objects import LostObjects
 from memfs.jobs.prefetch import PrefetchMethods
 from memfs.jobs.publish_following import Following
 from memfs.jobs.publishing import Places, PublishMethods
@@ -355,6 +356,7 @@ def assemble(
         scrubber = Scrubber(move_parts, quotas)
         removal = SnapshotRemoval(engine, inside.note_deleted)
         open_files = OpenFiles(move_parts)
+        lost_objects = LostObjects(move_parts)
         exporter = _build_exporter(move_parts, reader, open_files, quotas, generations, config)
         snapshots = SnapshotMethods(move_parts, removal, open_files)
         automatic = AutomaticSnapshots(move_parts, snapshots, state_dir)
@@ -380,6 +382,7 @@ def assemble(
             room,
             move_parts.store_elsewhere,
             exporter,
+            lost_objects,
         )
         status = Status(status_parts)
         metrics = MetricsMethods(
@@ -474,7 +477,7 @@ def assemble(
                     if remote is not None
                 ),
                 *(generation.run for generation in generations.values()),
-                *((exporter.run,) if exporter is not None else ()),
+                *((exporter.run, lost_objects.run) if exporter is not None else ()),
                 *hot.background,
             ),
         )

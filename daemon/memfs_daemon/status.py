@@ -20,6 +20,7 @@ from memfs.control.report import (
     CodecReport,
     DriverReport,
     ElementsReport,
+    ExportReport,
     FieldIndexReport,
     IndexReport,
     NamedStoreReport,
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from memfs.encryption.keys import KeyRing
     from memfs.exports.exporter import Exporter
     from memfs.hot.board import HotBoard
+    from memfs.jobs.lost_objects import LostObjects
     from memfs.metadata.engine import Engine
     from memfs.metadata.records import PendingMove, Usage
     from memfs.moves.tally import CompressionTally
@@ -95,6 +97,8 @@ class StatusParts(NamedTuple):
     """As of `MoveParts`."""
     exporter: Exporter | None = None
     """None: there is no store but one in the state directory."""
+    lost_objects: LostObjects | None = None
+    """What the stores have lost; None: nobody looks."""
 
 
 def index_report(engine: Engine, config: QueryConfig) -> IndexReport:
@@ -161,9 +165,15 @@ class Status:
             xattr_index=index_report(parts.engine, parts.config.query),
             field_indexes=field_reports(parts.engine),
             snapshots=await self._snapshots(),
-            export=None if parts.exporter is None else export_report(parts.exporter),
+            export=self._export(),
             prices=PricesReport(**dataclasses.asdict(parts.config.prices)),
         )
+
+    def _export(self) -> ExportReport | None:
+        exporter, lost = self._parts.exporter, self._parts.lost_objects
+        if exporter is None:
+            return None
+        return export_report(exporter, () if lost is None else lost.report())
 
     async def pending(self, limit: int = COUNT_MAX) -> list[PendingReport]:
         """Return the moves that wait, those due first.

@@ -233,6 +233,18 @@ class SnapshotsReport(NamedTuple):
     """What these take up on the disk; a part of what the cold tier uses."""
 
 
+class LostObjectsReport(NamedTuple):
+    """Objects that files need, and that a store has not any more."""
+
+    store: str
+    """As users name it."""
+    lost_count: int
+    mended_count: int
+    """Those that were stored again, from local forms."""
+    example: str
+    """One that was not, and why."""
+
+
 class ExportReport(NamedTuple):
     """The metadata beside the objects, of which a mount can be made anew."""
 
@@ -252,6 +264,8 @@ class ExportReport(NamedTuple):
     """Why nothing is exported: the store belongs to another state."""
     lost: str | None = None
     """Why a later export is complete no longer."""
+    lost_objects: tuple[LostObjectsReport, ...] = ()
+    """By store, what the look of the day has found and could not make good."""
 
 
 class PricesReport(NamedTuple):

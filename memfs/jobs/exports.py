@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from memfs.control.methods.snapshots import ExportsReport
+    from memfs.control.report import LostObjectsReport
     from memfs.control.server import Handler
     from memfs.exports.exporter import Exporter
 
@@ -81,8 +82,10 @@ class ExportMethods:
         }
 
 
-def export_report(exporter: Exporter) -> ExportReport:
-    """Return how old the newest export is, and what it lacks."""
+def export_report(
+    exporter: Exporter, lost_objects: tuple[LostObjectsReport, ...] = ()
+) -> ExportReport:
+    """Return how old the newest export is, and what it and the stores lack."""
     newest = next(iter(exporter.notes), None)
     age_s = None
     if newest is not None:
@@ -98,4 +101,5 @@ def export_report(exporter: Exporter) -> ExportReport:
         error=exporter.progress.error,
         refusal=exporter.refusal,
         lost=later[0] if later else None,
+        lost_objects=lost_objects,
     )

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         FormReplacement,
         Inode,
         KeptContent,
+        PlacedObject,
         Seal,
         StoredCount,
         StoredUntil,
@@ -244,6 +245,14 @@ class Contents(Changes, Protocol):
 
         A few look-ups, however many forms there are. Garbage and intents do not count.
         """
+        ...
+
+    async def list_placed(self, after: str, limit: int) -> list[PlacedObject]:
+        """Return objects that memfs has written for forms, in order of address, behind `after`."""
+        ...
+
+    async def list_blobs_at(self, key: str) -> list[BlobId]:
+        """Return the blobs whose forms lie in an object that memfs has written, in their order."""
         ...
 
     async def count_stored(self, store: str, after: StoredUntil | None, limit: int) -> StoredCount:

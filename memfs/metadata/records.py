@@ -235,6 +235,14 @@ class Batch(NamedTuple):
     """The sum of their `stored_bytes`; the rest of the object is dead."""
 
 
+class PlacedObject(NamedTuple):
+    """An object that forms of memfs lie in."""
+
+    key: str
+    size_bytes: int
+    """That of the whole object."""
+
+
 class StoredUntil(NamedTuple):
     """Where a slice of the forms in a store has ended, in the order of their places."""
 

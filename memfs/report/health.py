@@ -106,3 +106,7 @@ def _export(status: StatusReport, age_s: float) -> Iterator[Finding]:
     if export.missing_count:
         count = format_count(export.missing_count, "file")
         yield Finding(Level.DOUBTFUL, "export", f"the export lacks the bytes of {count}")
+    for each in export.lost_objects:
+        count = format_count(each.lost_count - each.mended_count, "object")
+        told = f"store {each.store} has lost {count} that files need, such as {each.example}"
+        yield Finding(Level.BAD, "objects", told)

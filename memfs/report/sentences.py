@@ -66,6 +66,7 @@ def sentences(gathered: Gathered) -> list[Sentence]:
         *_stalls(gathered),
         *_quotas(gathered),
         *_safety(gathered),
+        *_lost_objects(gathered),
         *_prefetch(gathered),
         *_costs(gathered),
         *_compression(gathered),
@@ -317,6 +318,18 @@ def _safety(gathered: Gathered) -> Iterator[Sentence]:
             f"With this disk, {format_count(export.missing_count, 'file')} would be lost: their "
             f"{format_size(export.missing_bytes)} are not in the object store.",
             "Bring them there: `memfs barrier --level remote PATH`.",
+        )
+
+
+def _lost_objects(gathered: Gathered) -> Iterator[Sentence]:
+    export = gathered.status.export
+    for each in () if export is None else export.lost_objects:
+        count = format_count(each.lost_count - each.mended_count, "object")
+        yield Sentence(
+            Weight.ACT,
+            f"The store {each.store} has lost {count} that files need, such as {each.example}.",
+            "Bring them back from versions of the bucket, if it keeps some; `memfs scrub` tells "
+            "which files are damaged.",
         )
 
 

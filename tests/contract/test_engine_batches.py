@@ -15,6 +15,7 @@ from memfs.metadata.records import (
     FormReplacement,
     Intent,
     MoveKind,
+    PlacedObject,
 )
 from memfs.types import NO_INODE, ROOT_INODE, FormCoding, FormKind, Generation, Place, RawId
 from tests.contract.engine.making import DIGEST, NOW_NS, garbage_in, make_sealed, publish
@@ -125,6 +126,30 @@ async def test_what_nothing_names_is_found_among_other_locations(engine: Engine)
     assert await engine.find_unreferenced(FormKind.REMOTE, [*named, "blobs/lost"]) == ["blobs/lost"]
     assert await engine.find_unreferenced(FormKind.PACKED, [form.place.key]) == [form.place.key]
     assert await engine.find_unreferenced(FormKind.REMOTE, []) == []
+
+
+async def test_objects_are_listed_once_with_all_that_lies_in_them(engine: Engine) -> None:
+    """One of a file with its own size, a batch with that of the whole object; in pages."""
+    files = await make_files(engine, 5)
+    for file in files[:2]:
+        assert await publish(engine, file, FormKind.REMOTE)
+    assert (await publish_batch(engine, *files[2:])).outcomes == [True] * 3
+    forms = [
+        (await engine.list_forms((await engine.get_inode(file.ino)).blob))[0] for file in files
+    ]
+    [batch] = await live(engine)
+    expected = sorted(
+        {
+            *(PlacedObject(form.place.key, form.stored_bytes) for form in forms[:2]),
+            PlacedObject(batch.key, batch.size_bytes),
+        }
+    )
+    assert await engine.list_placed("", 10) == expected
+    assert await engine.list_placed("", 2) == expected[:2]
+    assert await engine.list_placed(expected[1].key, 2) == expected[2:]
+    assert await engine.list_blobs_at(batch.key) == [form.blob for form in forms[2:]]
+    assert await engine.list_blobs_at(forms[0].place.key) == [forms[0].blob]
+    assert await engine.list_blobs_at("blobs/other") == []
 
 
 async def test_a_batch_that_nobody_wants_is_garbage_at_once(engine: Engine) -> None:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trio
 
+from memfs.config import MetadataConfig
 from memfs.encryption.keys import generate_key_file
+from memfs.jobs.lost_objects import Loss, LostObjects
+from memfs.metadata.sqlite.engine import SqliteEngine
 from tests import scratch
 from tests.mounting import Mount, MountError, run_memfs
 from tests.tiers.tiering import SMALL_FRAMES, compressible, status
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -152,3 +158,27 @@ def test_a_file_whose_bytes_are_lost_is_told_until_it_is_written_anew(
     assert export(new)["missing_count"] == 0
     run_memfs("umount", new.root)
     new.fsck()
+
+
+def test_objects_that_stores_have_lost_are_told_until_all_is_made_good(
+    mounts: list[Mount],
+) -> None:
+    """As the look of the day has left it (`tests/unit/test_lost_objects.py`)."""
+    former, _ = mounts
+    run_memfs("snapshot", "export", former.root)
+    former.stop()
+
+    async def note(engine: SqliteEngine) -> None:
+        parts: Any = SimpleNamespace(engine=engine)
+        loss = Loss("archive", 50, 3, 1, "archive:blobs/01/1-1-0: it is gone")
+        await LostObjects(parts)._note((loss,), [])
+
+    engine = SqliteEngine.open(former.state, MetadataConfig())
+    trio.run(note, engine)
+    engine.close()
+    former.start()
+    told = "store archive has lost 2 objects that files need, such as archive:blobs/01/1-1-0"
+    wait_for(lambda: status(former)["export"]["lost_objects"], "the mount recalls it")
+    assert told in run_memfs("status", former.root)
+    with pytest.raises(MountError, match=told):
+        run_memfs("health", former.root)

@@ -136,6 +136,9 @@ def _export_note(export: ExportReport | None) -> str | None:
             )
     if export.lost is not None:
         told += f"; a later one cannot be used: {export.lost}"
+    for each in export.lost_objects:
+        left = format_count(each.lost_count - each.mended_count, "object")
+        told += f"; store {each.store} has lost {left} that files need, such as {each.example}"
     if export.running:
         told += "; one is being made"
     elif export.error is not None:

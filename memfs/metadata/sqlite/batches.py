@@ -16,6 +16,7 @@ from memfs.metadata.records import (
     Form,
     FormReplacement,
     MoveKind,
+    PlacedObject,
     StoredCount,
     StoredUntil,
 )
@@ -28,7 +29,7 @@ from memfs.metadata.sqlite.statements import (
     INSERT_INTENT,
     SET_BATCH,
 )
-from memfs.types import NO_INODE, FormKind, IntentId, Place
+from memfs.types import NO_INODE, BlobId, FormKind, IntentId, Place
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -52,6 +53,12 @@ _STORED = """
     where kind = 'remote' and owned = 1 and (key, ifnull(offset, 0)) > (?, ?) and key < ?
     order by key, ifnull(offset, 0) limit ?
 """
+
+_PLACED = """
+    select key, ifnull((select size_bytes from batch where batch.key = form.key), stored_bytes)
+    from form where kind = 'remote' and owned = 1 and key > ? group by key order by key limit ?
+"""
+_BLOBS_AT = "select blob from form where kind = 'remote' and owned = 1 and key = ? order by blob"
 
 # The lists in parentheses are read once for each call; only `garbage` and `intent` are.
 _UNREFERENCED = """
@@ -139,6 +146,12 @@ class Batches(Contents):
                 head, slash, _ = str(row[0]).partition("/")
                 key = f"{head}0" if slash else f"{head}\0"
         return found
+
+    async def list_placed(self, after: str, limit: int) -> list[PlacedObject]:
+        return [PlacedObject._make(row) for row in self._rows(_PLACED, (after, limit))]
+
+    async def list_blobs_at(self, key: str) -> list[BlobId]:
+        return [BlobId(row[0]) for row in self._rows(_BLOBS_AT, (key,))]
 
     async def count_stored(self, store: str, after: StoredUntil | None, limit: int) -> StoredCount:
         begin = after or StoredUntil(address_of(store, ""), -1)
