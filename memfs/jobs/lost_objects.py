@@ -76,7 +76,7 @@ class Loss(NamedTuple):
     mended_count: int
     """Those whose files have another object now."""
     example: str
-    """Address of the first one that is left, and why it counts as lost; empty: all are made good."""
+    """Address of the first one that is left, and why it counts as lost; empty: no one is left."""
 
 
 class LostObjects:
