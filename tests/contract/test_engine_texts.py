@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import sqlite3
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -453,6 +454,34 @@ def test_a_step_is_short_whatever_texts_there_are(tmp_path: Path) -> None:
     assert len(counts) > 3
     assert all(before - after <= 2 for before, after in itertools.pairwise(counts))
     site.close()
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+@pytest.mark.parametrize("count", [3, 15])
+def test_what_fts5_has_in_memory_is_written_though_blocks_have_gone(
+    count: int, *, is_told: bool
+) -> None:
+    """It would merge sixteen segments when it writes the last one, and find them gone."""
+    texts = text_index.texts_of(0)
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    connection.execute(texts.make)
+    put = "insert into xattr_text_0 (rowid, text) values (?, ?)"
+    for number in range(count):
+        connection.execute(put, (number, f"some text {number:08x}"))
+    connection.execute("begin")
+    connection.execute(put, (count, "the last one"))
+    if is_told:
+        connection.execute(texts.no_merge)
+        connection.execute(texts.no_crisis)
+    connection.execute(texts.cut, (2,))
+    if not is_told and count == 15:
+        with pytest.raises(sqlite3.DatabaseError):
+            connection.execute("commit")
+        return
+    connection.execute("commit")
+    connection.execute(texts.end)
+    assert connection.execute("pragma integrity_check").fetchall() == [("ok",)]
+    connection.close()
 
 
 @pytest.mark.parametrize(

@@ -241,6 +241,8 @@ class Queries(PublishedRows):
             if text is None or text.state == LEAVING:
                 raise NotFoundError(f"texts of {field} have no index")
             self._begin_change()
+            self._write(TEXT_STATEMENTS[text.slot].no_merge, ())
+            self._write(TEXT_STATEMENTS[text.slot].no_crisis, ())
             self._put_text_note(name, text._replace(state=LEAVING))
             return
         note = self._fields.notes.get(field)

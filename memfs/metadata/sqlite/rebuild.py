@@ -226,8 +226,8 @@ def _is_sound(path: Path) -> bool:
     except sqlite3.Error:
         return False
     else:
-        # SQLite from 3.44 on looks into tables of FTS5 too, which a repair fills anew.
-        wrong = [told for (told,) in found if told != "ok" and " FTS5 table " not in told]
+        # Later versions of SQLite look into tables of FTS5 too (3.51), which a repair fills anew.
+        wrong = [told for (told,) in found if told != "ok" and "fts5" not in told.lower()]
         return not wrong and tuple(known) == (1,)
     finally:
         connection.close()

@@ -311,7 +311,8 @@ class Rows:
         key = index.take_key(name) if index.enabled else NO_KEY
         if value[:1] == b"[" or name in self._elements.names:
             self._put_elements(ino, name, key, value)
-        if name in self._texts.notes:
+        has_text = name in self._texts.notes
+        if has_text:
             self._delete_text(ino, name)
         if key:
             if is_plain_text(value):
@@ -320,7 +321,7 @@ class Rows:
             else:
                 typed = stored_value(value)
                 self._write(PUT_TYPED_XATTR, (ino, name, value, key, typed))
-            if name in self._texts.notes:
+            if has_text:
                 self._add_text(ino, name)
             return
         if index.enabled:

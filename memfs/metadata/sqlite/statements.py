@@ -329,6 +329,8 @@ class TextStatements(NamedTuple):
     build: int
     insert: int
     delete: int
+    no_merge: int
+    no_crisis: int
     cut: int
     end: int
 

@@ -80,6 +80,11 @@ class TextTexts(NamedTuple):
     """Takes in what xattr ?2 of inode ?1 is now."""
     delete: str
     """Takes out what xattr ?2 of inode ?1 is now, which is in it."""
+    no_merge: str
+    """FTS5 merges no segments from now on. It has some entries in memory, writes them with the
+    tables, and would read blocks that are gone."""
+    no_crisis: str
+    """Likewise where there are many of them."""
     cut: str
     """Removes up to ?1 blocks; then nothing can be read any more."""
     end: str
@@ -104,6 +109,8 @@ def texts_of(slot: int) -> TextTexts:
         " where ino = ?1 and name = ?2 and typeof(typed) = 'text'",
         f"insert into {table} ({table}, rowid, text) select 'delete', ino, fold_text(typed)"
         " from xattr where ino = ?1 and name = ?2 and typeof(typed) = 'text'",
+        f"insert into {table} ({table}, rank) values ('automerge', 0)",
+        f"insert into {table} ({table}, rank) values ('crisismerge', 1000)",
         # 200 blocks take 1 ms; `drop table` 7 us for each page, all at once.
         f"delete from {table}_data where id in ("
         f"select id from {table}_data where id > 10 order by id limit ?1)",
