@@ -344,6 +344,16 @@ class Residency:
         self._traffic.note_move(Level.WARM, Level.COLD, held.size)
         return held.charged_bytes
 
+    async def drop_pages(self, ino: InodeNo, raw: RawId) -> None:
+        """Throw the clean pages of a raw file out of the page cache, held ones included.
+
+        Pages that programs have mapped stay. Checkpoint: always.
+        """
+        await self.unlock(ino, drop_pages=False)
+        await trio.to_thread.run_sync(
+            self._advise, raw, os.POSIX_FADV_DONTNEED, limiter=self._threads
+        )
+
     def close(self) -> None:
         """Give everything back; idempotent."""
         for ino in list(self._held):

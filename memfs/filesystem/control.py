@@ -25,6 +25,7 @@ from memfs.errors import (
 )
 from memfs.filesystem.control_names import (
     ASK_XATTR,
+    CACHE_XATTR,
     CODEC_XATTR,
     CONTROL_XATTRS,
     DIGEST_XATTR,
@@ -66,6 +67,7 @@ from memfs.policy.outlook import Facts, outlook
 from memfs.policy.view import PRIORITY_DEFAULT
 from memfs.sizes import format_size
 from memfs.types import Durability, FormKind, Tier
+from memfs.waiting import leave
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -169,6 +171,8 @@ class Control:
             self._activity.note_pin(ino)
         elif name in (*MARKS, *TENSOR_MARKS):
             await self._set_mark(ino, name, text, flags)
+        elif name == CACHE_XATTR:
+            await self._drop_pages(ino, text)
         elif name == ASK_XATTR and self._door is not None:
             self._door.show(text, ino)
         elif name in CONTROL_XATTRS:
@@ -191,6 +195,14 @@ class Control:
         path = os.fsdecode(await self._engine.get_path(ino))
         what = "unpinned" if tier is None else f"pinned to {tier.label}"
         self._events.note("pin", path, what)
+
+    async def _drop_pages(self, ino: InodeNo, text: str) -> None:
+        if text != "drop":
+            raise InvalidValueError(f"{CACHE_XATTR.decode()} takes `drop`, and not {text!r}")
+        inode = await self._engine.get_inode(ino)
+        if inode.raw and inode.nlink == 1 and not self._open_table.is_open(ino):
+            await leave()
+            await self._residency.drop_pages(ino, inode.raw)
 
     async def _set_mark(self, ino: InodeNo, name: bytes, text: str, flags: int) -> None:
         """Store a mark, which holds for all below a directory."""

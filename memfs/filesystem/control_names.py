@@ -31,6 +31,7 @@ SNAPSHOT_STATE_XATTR = b"user.memfs.snapshot_state"
 SOURCE_XATTR = b"user.memfs.source"
 XATTRS_XATTR = b"user.memfs.xattrs"
 """Written as `memfs.client.xattrs` does."""
+CACHE_XATTR = b"user.memfs.cache"
 LEASE_XATTR = b"user.memfs.lease"
 """What a program needs to attach to a file in the hot tier (`memfs.hot.client`)."""
 
@@ -128,6 +129,12 @@ CONTROL_XATTRS: dict[bytes, ControlXattr] = {
         True,
         "Write a JSON object of xattrs of the user, such as "
         '`{"user.city": "Ulm", "user.old": null}`: all of them change, or nothing does.',
+        is_readable=False,
+    ),
+    CACHE_XATTR: ControlXattr(
+        True,
+        "Write `drop` before another file takes the place of a large one: its pages make room for "
+        "those of the new one, unless a program has it open. `MemoryManager.store` does that.",
         is_readable=False,
     ),
     LEASE_XATTR: ControlXattr(

@@ -34,6 +34,9 @@ _TEMPORARY_SUFFIX = ".tmp"
 
 _CONTROL = "user.memfs."
 
+LARGE_BYTES = 16 << 20
+"""A file of so many bytes is worth a request for its pages. Guess."""
+
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY
 
 
@@ -66,6 +69,19 @@ def _temporary(directory: int, name: str) -> Iterator[_Temporary]:
         with contextlib.suppress(OSError):
             os.unlink(hidden, dir_fd=directory)
         raise
+
+
+def _make_room(directory: int, name: str) -> None:
+    """Have the cached pages of a large file go that is about to be replaced.
+
+    Else both are in memory for a while, and other files lose their pages. In a virtual machine that
+    gives free memory back to its host, to store 1 GiB took 13 times the processor time.
+    """
+    with contextlib.suppress(OSError):
+        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        if stat.S_ISREG(status.st_mode) and status.st_size >= LARGE_BYTES:
+            path = f"/proc/self/fd/{directory}/{name}"
+            os.setxattr(path, "user.memfs.cache", b"drop", follow_symlinks=False)
 
 
 class _LateFile(io.RawIOBase, BinaryIO):
@@ -325,6 +341,8 @@ class Root:
             def begin() -> BinaryIO:
                 nonlocal begun
                 directory, name = stack.enter_context(self._parent(path, make=True))
+                if replace and self._on_mount:
+                    _make_room(directory, name)
                 begun = stack.enter_context(_temporary(directory, name))
                 return begun.file
 

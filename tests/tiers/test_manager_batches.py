@@ -17,6 +17,7 @@ from memfs.client.small_files import FILE_BYTES_MAX, FILES_A_CALL, NewFile, put_
 from memfs.control.client import ControlError, call_door
 from memfs.manager.batches import BatchError
 from memfs.manager.errors import KeyConflictError, MissingKeyError, ValueFormatError
+from memfs.manager.root import LARGE_BYTES
 from tests.posix.capabilities import Capability
 from tests.tiers.tiering import wait_until_at
 
@@ -132,6 +133,30 @@ def test_what_the_daemon_leaves_is_done_by_requests(manager: MemoryManager) -> N
         manager.batch_retrieve(["missing", "dir"])
     taken = manager.batch_store([("file", b"5")], overwrite=False, errors="return")
     assert isinstance(taken.errors["file"], KeyConflictError)
+
+
+def test_a_large_value_has_the_pages_of_the_one_that_it_replaces(
+    manager: MemoryManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not of one that somebody reads, and whatever becomes of the request, the value is stored."""
+    asked: list[str] = []
+    set_xattr = os.setxattr
+
+    def note(path: Any, name: str, *rest: Any, **options: Any) -> None:  # noqa: ANN401 - as of os
+        if name == "user.memfs.cache":
+            asked.append(os.path.basename(path))
+        set_xattr(path, name, *rest, **options)
+
+    monkeypatch.setattr(os, "setxattr", note)
+    array = np.zeros(LARGE_BYTES, np.uint8)
+    for number in (1, 2):
+        array[-1] = number
+        manager.store("large", array)
+        assert manager.retrieve("large", start=LARGE_BYTES - 1)[0] == number
+    manager.store("large", b"small")
+    manager.store("large", array)
+    assert asked == ["large", "large"]
+    manager.delete("large")
 
 
 def test_items_that_come_before_a_failing_source_are_stored(manager: MemoryManager) -> None:

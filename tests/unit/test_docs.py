@@ -95,7 +95,7 @@ def test_the_control_xattrs_are_those_of_the_file_system() -> None:
             ),
             "read, write",
         ),
-        "xattrs": "write",
+        **dict.fromkeys(("xattrs", "cache"), "write"),
         **dict.fromkeys(("pin", "state", "residency", "why", "digest", "source", "lease"), "read"),
     }
 

@@ -75,3 +75,29 @@ def test_several_xattrs_change_at_once_or_not_at_all(world: World) -> None:
     assert present() == {b"user.a": b"\xff\0", b"user.c": b""}
     with pytest.raises(NoXattrError):
         world.run(world.filesystem.get_xattr(world.program, file.ino, b"user.memfs.xattrs"))
+
+
+def test_cached_pages_go_of_a_file_that_is_about_to_be_replaced(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dropped: list[str] = []
+
+    def advise(fd: int, offset: int, size: int, advice: int) -> None:
+        assert (offset, size, advice) == (0, 0, os.POSIX_FADV_DONTNEED)
+        dropped.append(os.readlink(f"/proc/self/fd/{fd}"))
+
+    monkeypatch.setattr(os, "posix_fadvise", advise)
+    file = world.create(ROOT_INODE, b"file", 0o644, os.O_RDWR)
+    world.write(file, 0, b"content")
+    raw = world.run(world.engine.get_inode(file.ino)).raw
+    set_xattr(world, file.ino, "cache", "drop")
+    assert dropped == [], "a program has it open"
+    world.release(file)
+    set_xattr(world, file.ino, "cache", "drop")
+    assert dropped == [str(world.raw_store.path(raw))]
+    world.request(world.filesystem.link(file.ino, ROOT_INODE, b"other"))
+    set_xattr(world, file.ino, "cache", "drop")
+    set_xattr(world, ROOT_INODE, "cache", "drop")
+    assert len(dropped) == 1, "it stays by its other name, and a directory has no pages"
+    with pytest.raises(InvalidValueError, match="takes `drop`, and not 'x'"):
+        set_xattr(world, file.ino, "cache", "x")
