@@ -22,7 +22,7 @@ import typing
 from typing import NamedTuple
 
 from memfs.addresses import DEFAULT_NAME
-from memfs.config import GIB, KIB, MIB, Config, NamedStoreConfig, SnapshotRule
+from memfs.config import GIB, KIB, MIB, Config, NamedStoreConfig, PolicyConfig, SnapshotRule
 from memfs.errors import InvalidValueError, UsageError
 from memfs.sizes import format_duration, format_size, parse_duration, parse_size
 from memfs.types import DRIVERS
@@ -268,6 +268,33 @@ def config_text(config: Config) -> str:
                 lines.append(f"{key.name} = {_value_text(key, value)}")
         lines += [*tables, ""]
     return "\n".join(lines)
+
+
+def with_policy(policy: PolicyConfig, texts: Mapping[str, str]) -> PolicyConfig:
+    """Return a policy with other values.
+
+    Args:
+        policy: Has the others.
+        texts: By name without `policy.`, as on the command line of `memfs mount`.
+
+    Raises:
+        UsageError: There is no such key, or it cannot have that value.
+    """
+    known = {key.dotted: key for key in keys() if key.section == "policy"}
+    chosen: dict[str, typing.Any] = {}
+    for name, text in texts.items():
+        key = _find_key(known, f"policy.{name}", "memfs policy set")
+        chosen[key.field] = _convert(key, _from_text(key, text), "memfs policy set")
+    return dataclasses.replace(policy, **chosen)
+
+
+def policy_texts(policy: PolicyConfig = PolicyConfig()) -> dict[str, str]:  # noqa: B008 - frozen
+    """Return the values of a policy by name, as `with_policy` takes them."""
+    return {
+        key.name: _value_text(key, getattr(policy, key.field)).strip('"')
+        for key in keys()
+        if key.section == "policy"
+    }
 
 
 def _option_line(option: tuple[str, object]) -> str:

@@ -89,6 +89,7 @@ from memfs_daemon.indexing import AttributeIndexer, FieldIndexer
 from memfs_daemon.inside import InsideFiles
 from memfs_daemon.kernel.backing import BackingRegistry
 from memfs_daemon.kernel.probe import probe as probe_kernel
+from memfs_daemon.live_policy import LivePolicy
 from memfs_daemon.metrics import MetricsMethods
 from memfs_daemon.policy import PolicyMethods
 from memfs_daemon.precedence import Precedence
@@ -148,6 +149,7 @@ class Assembly:
     access_stats: AccessStats
     warm_bytes: int
     """Capacity of the RAM tier."""
+    live_policy: LivePolicy
     linger_s: float | None
     """As `mount.linger` says."""
     glacier: GlacierConfig
@@ -285,6 +287,7 @@ def assemble(
         move_parts.hot = board
         access_stats = AccessStats(config.policy.promote_count, config.policy.promote_window_s)
         policy = PolicyMethods(engine, access_stats, planner, activity, residency.capacity_bytes)
+        live_policy = LivePolicy(move_parts, access_stats, activity)
         door = Door()
         features = _features(config, options, choice, residency)
         parts = Parts(
@@ -323,7 +326,7 @@ def assemble(
         async def tell_metrics() -> str:
             return (await metrics.metrics())["text"]
 
-        files = InsideFiles(config, tell_status, tell_pending, tell_metrics)
+        files = InsideFiles(lambda: move_parts.config, tell_status, tell_pending, tell_metrics)
         reader = ReaderProcess(engine, state_dir, child_environment(os.environ))
         querying = Querying(parts, reader)
         field_indexer = FieldIndexer(engine)
@@ -401,6 +404,7 @@ def assemble(
             metrics,
             history,
             policy,
+            live_policy,
             tracing,
             QueryMethods(engine, querying, reader, field_indexer, config.query),
             PrefetchMethods(engine, prefetcher, board),
@@ -431,6 +435,7 @@ def assemble(
             tracing=tracing,
             quotas=quotas,
             access_stats=access_stats,
+            live_policy=live_policy,
             warm_bytes=residency.capacity_bytes,
             linger_s=config.mount.linger_s,
             glacier=config.glacier,

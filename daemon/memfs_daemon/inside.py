@@ -21,7 +21,7 @@ class InsideFiles:
     """Makes their contents.
 
     Args:
-        config: In force.
+        config: Returns that in force.
         status: As of the control socket.
         pending: Likewise.
         metrics: Likewise.
@@ -29,7 +29,7 @@ class InsideFiles:
 
     def __init__(
         self,
-        config: Config,
+        config: Callable[[], Config],
         status: Callable[[], Awaitable[StatusReport]],
         pending: Callable[[], Awaitable[Sequence[PendingReport]]],
         metrics: Callable[[], Awaitable[str]],
@@ -59,7 +59,7 @@ class InsideFiles:
     async def config_toml(self) -> bytes:
         """Return the configuration in force, without secrets."""
         await trio.lowlevel.checkpoint()
-        return config_text(self._config).encode()
+        return config_text(self._config()).encode()
 
     async def pending(self) -> bytes:
         """Return the moves that wait, as a line of JSON each."""

@@ -75,6 +75,7 @@ async def run(parts: Assembly, lock: StateLock, starter: Starter, manager: Servi
             on stable storage in it.
     """
     await load_pools(parts.engine, parts.access_stats, parts.warm_bytes)
+    await parts.live_policy.load()
     await _note_store(parts)
     await _begin_generations(parts)
     if parts.exporter is not None:

@@ -552,6 +552,33 @@ class Mount(NamedTuple):
         """Give a pool back."""
         self.asking(mount.POOL_REMOVE)({"name": name})
 
+    # --- the policy ------------------------------------------------------------------------------
+    def policy_values(self) -> list[mount.PolicyValueReport]:
+        """Return the values of `[policy]` that can be set while the mount serves."""
+        return self.asking(mount.POLICY_VALUES)({})
+
+    def policy_set(self, values: Mapping[str, object]) -> list[mount.PolicyValueReport]:
+        """Set values of `[policy]`, for the whole mount, until they are reset.
+
+        Args:
+            values: As in the configuration: `{"warm_to_cold": "12h", "promote_count": 2}`.
+
+        Returns:
+            As `policy_values`.
+
+        Raises:
+            ControlError: EINVAL: one is no such value, and not one of them is set.
+        """
+        texts = {
+            name: str(value).lower() if isinstance(value, bool) else str(value)
+            for name, value in values.items()
+        }
+        return self.asking(mount.POLICY_SET)({"values": texts})
+
+    def policy_reset(self, names: Sequence[str] = ()) -> list[mount.PolicyValueReport]:
+        """Have values of `[policy]` be as configured; all, if not one is named."""
+        return self.asking(mount.POLICY_RESET)({"names": [*names]})
+
     # --- traces ----------------------------------------------------------------------------------
     def trace_start(self, path: str, *, paths: bool = True) -> mount.TraceReport:
         """Begin a trace in an absolute directory, or continue the one there."""

@@ -79,7 +79,6 @@ class HotTier:
         self._engine = parts.engine
         self._raw_store = parts.raw_store
         self._sealer = parts.sealer
-        self._policy = parts.config.policy
         self._parts = parts
         self._board = board
         self._server = server
@@ -96,7 +95,7 @@ class HotTier:
             for _ in range(WORKERS):
                 nursery.start_soon(self._run_worker)
             while True:
-                await trio.sleep(self._policy.interval_s)
+                await trio.sleep(self._parts.config.policy.interval_s)
                 await self._guarded_review()
 
     async def bring_all(self) -> None:
@@ -270,7 +269,8 @@ class HotTier:
 
     async def _postpone(self, inode: Inode, reason: str) -> None:
         count = self._note_failure(inode)
-        pause_s = pause_after(count, self._policy.retry_s_min, self._policy.retry_s_max)
+        policy = self._parts.config.policy
+        pause_s = pause_after(count, policy.retry_s_min, policy.retry_s_max)
         now_ns = time.time_ns()
         retry_ns = now_ns + int(pause_s * 1e9)
         pending = PendingMove(inode.ino, Tier.HOT, reason, count, retry_ns, now_ns)

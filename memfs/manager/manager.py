@@ -14,11 +14,12 @@ from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 from memfs.client.placement import TIERS, PlacementError
 from memfs.control.client import ControlError
-from memfs.errors import InvalidValueError
+from memfs.errors import InvalidValueError, MemfsError
 from memfs.manager.batches import ERRORS, BatchResult, Work, alone, run_batch
 from memfs.manager.configuration import configure
 from memfs.manager.entries import Entry
 from memfs.manager.errors import (
+    ArchivedError,
     FilterError,
     KeyConflictError,
     MissingKeyError,
@@ -290,6 +291,8 @@ class MemoryManager(SnapshotKeeper):
             MissingSnapshotError: There is no such snapshot.
             ValueFormatError: The file does not hold what it should.
             UnsafeFormatError: It is a pickle, and may not be run.
+            ArchivedError: Its object is archived; that begins its restore, and `until` tells when
+                it is over at the latest.
         """
         partial = partial or start is not None or end is not None
         copied = not self._habits.views if copy is None else copy
@@ -301,12 +304,16 @@ class MemoryManager(SnapshotKeeper):
             if default is not _MISSING:
                 return default
             raise
+        except OSError as error:
+            raise self._unless_archived(key, error) from None
         try:
             mime = Mime.parse(_attribute(fd, MIME_XATTR))
             content = Content(fd, f"{root.path}/{path_of(key)}", mime)
             kind = registry.for_content(content)
             self._require_pickle_allowed(kind, fd, content.name)
             return kind.read(content, wanted)
+        except OSError as error:
+            raise self._unless_archived(key, error) from None
         finally:
             os.close(fd)
 
@@ -695,6 +702,16 @@ class MemoryManager(SnapshotKeeper):
             self._mounted()
             found["user.memfs.priority"] = str(priority).encode()
         return found
+
+    def _unless_archived(self, key: str, error: OSError) -> OSError:
+        """Return the error to raise for one that reading a value has met."""
+        if error.errno != codes.EBUSY or self.mount is None or isinstance(error, MemfsError):
+            return error
+        try:
+            reason = str(self.why(key).get("pending", {}).get("reason", ""))
+        except (OSError, MemfsError):
+            reason = ""
+        return ArchivedError.of(key, reason)
 
     def _explained(self, error: OSError, tier: str | None) -> OSError:
         if tier is not None and error.errno in (codes.ENOTSUP, codes.EINVAL):

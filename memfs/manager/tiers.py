@@ -40,6 +40,7 @@ class WarmMemory(TierMemory):
         compression: None or `none`: pages in RAM are never compressed.
         shared_memory: Values are read-only views of the memory that all processes share.
         state: The state directory of a mount of its own.
+        allow_pickle: As of `MemoryManager`.
     """
 
     tier = "warm"
@@ -54,12 +55,14 @@ class WarmMemory(TierMemory):
         compression: str | None = None,
         shared_memory: bool = False,
         state: str | os.PathLike[str] | None = None,
+        allow_pickle: bool = False,
     ) -> None:
         super().__init__(
             warm_memory_size=size_gb,
             mount=directory,
             state=state,
             root="warm",
+            allow_pickle=allow_pickle,
             warm_config={
                 "serialization_format": serialization_format,
                 "compression": compression,
@@ -94,6 +97,7 @@ class ColdMemory(TierMemory):
         file_format: That of tables: `parquet`.
         compression: Codec of values that are not used: `zstd`, `zstd:9`, `lz4`, `snappy`, `none`.
         index_in_memory: Keep the names and attributes of a million files in memory.
+        allow_pickle: As of `MemoryManager`.
     """
 
     tier = "cold"
@@ -108,13 +112,20 @@ class ColdMemory(TierMemory):
         file_format: str = "parquet",
         compression: str | None = None,
         index_in_memory: bool = False,
+        allow_pickle: bool = False,
     ) -> None:
         config: dict[str, Any] = {"file_format": file_format, "index_in_memory": index_in_memory}
         if compression is not None:
             config["compression"] = compression
         if storage_path is not None:
             config["storage_path"] = storage_path
-        super().__init__(cold_memory_size=size_gb, mount=directory, root="cold", cold_config=config)
+        super().__init__(
+            cold_memory_size=size_gb,
+            mount=directory,
+            root="cold",
+            cold_config=config,
+            allow_pickle=allow_pickle,
+        )
 
     def compress(  # type: ignore[override]  # one key is what the tier is asked for
         self, key: str, compression_level: int | None = None, *, codec: str = "zstd"
@@ -131,6 +142,7 @@ class GlacierMemory(TierMemory):
         config: `bucket`, `prefix`, `region`, `encryption`, `options`; `storage_path` with `local`.
         directory: A path in a mount that is there, with its own store.
         state: The state directory of a mount of its own.
+        allow_pickle: As of `MemoryManager`.
     """
 
     tier = "glacier"
@@ -142,9 +154,16 @@ class GlacierMemory(TierMemory):
         *,
         directory: str | os.PathLike[str] | None = None,
         state: str | os.PathLike[str] | None = None,
+        allow_pickle: bool = False,
     ) -> None:
         glacier = None if directory is not None else {"provider": provider, **(config or {})}
         # One state for one store: whatever another manager has as its store, this one has its own.
         store = json.dumps(glacier, sort_keys=True, default=os.fspath)
         self.own_state = f"glacier-{hashlib.blake2b(store.encode(), digest_size=4).hexdigest()}"
-        super().__init__(mount=directory, state=state, root="glacier", glacier_config=glacier)
+        super().__init__(
+            mount=directory,
+            state=state,
+            root="glacier",
+            glacier_config=glacier,
+            allow_pickle=allow_pickle,
+        )

@@ -70,7 +70,6 @@ class Mover:
 
     def __init__(self, context: Context, finish_requests: Callable[[], Awaitable[bool]]) -> None:
         self._context = context
-        self._config = context.config
         self._finish_requests = finish_requests
         self._giving_way = False
         self._stored_stats = _StoredStats(context.engine, context.access_stats)
@@ -109,7 +108,7 @@ class Mover:
                 turn = partial(throttle.turn, name)
                 for _ in range(PROMOTION_WORKERS):
                     nursery.start_soon(lane.promotions.run, place)
-                for _ in range(self._config.store(name).transfer_count_max):
+                for _ in range(self._context.config.store(name).transfer_count_max):
                     nursery.start_soon(lane.demotions.run, place, turn)
                 for _ in range(BATCH_WORKERS):
                     nursery.start_soon(self._placer.batchers[name].run, nursery)
@@ -122,7 +121,7 @@ class Mover:
                 busy = await self._guarded(self._round)
                 took_s = trio.current_time() - begun_s
                 await trio.sleep(min(WOKEN_SHARE * took_s, BUSY_PAUSE_S))
-                await self._pause(BUSY_PAUSE_S if busy else self._config.policy.interval_s)
+                await self._pause(BUSY_PAUSE_S if busy else self._context.config.policy.interval_s)
 
     @property
     def compaction(self) -> Compaction:
@@ -156,7 +155,7 @@ class Mover:
             self._giving_way = pause.cancelled_caught and requests_per_s > BUSY_REQUESTS_PER_S
             if not self._giving_way or trio.current_time() >= deadline:
                 return
-            pause_s = self._config.policy.interval_s
+            pause_s = self._context.config.policy.interval_s
 
     async def _round(self) -> bool:
         await self._stored_stats.load_or_save()
@@ -202,7 +201,7 @@ class Mover:
         while True:
             done_count = await self._guarded(step)
             hurried = done_count and not self._giving_way
-            await trio.sleep(BUSY_PAUSE_S if hurried else self._config.policy.interval_s)
+            await trio.sleep(BUSY_PAUSE_S if hurried else self._context.config.policy.interval_s)
 
     async def _guarded(self, step: Callable[[], Awaitable[T]]) -> T | None:
         """Run one step; what fails is logged and comes again with the next one, after a pause."""
@@ -211,7 +210,7 @@ class Mover:
         except Exception as error:
             reason = as_failure(error, "a round of the mover")
             log.warning("a round of the mover could not be finished: %s", reason)
-            await trio.sleep(self._config.policy.retry_s_min)
+            await trio.sleep(self._context.config.policy.retry_s_min)
             return None
 
 

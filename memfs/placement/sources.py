@@ -319,7 +319,7 @@ class Sources:
             marked_ns = context.access_stats.shortest_age_ns
             if marked_ns is not None and marked_ns < age_ns:
                 age_ns = marked_ns
-                self._access_survey.note_age(age_ns / 1e9)
+            self._access_survey.note_age(age_ns / 1e9)
             inos = await self._access_survey.next_unused(usage.now_ns - age_ns, UNUSED_A_ROUND)
             shown = Shown(await observe_all(context, inos))
         else:

@@ -83,7 +83,11 @@ class AccessSurvey:
 
     def note_age(self, age_s: float) -> None:
         """Files may move that were not used for so long: the pause is not longer from now on."""
-        self._pause_s = min(self._pause_s, max(PAUSE_S_MIN, age_s))
+        pause_s = max(PAUSE_S_MIN, age_s)
+        if pause_s < self._pause_s:
+            self._pause_s = pause_s
+            # A pause that has begun was for files that stay longer.
+            self._again_s = min(self._again_s, trio.current_time() + pause_s)
 
     def hurry(self) -> None:
         """Begin again from the longest unused file, without a pause."""

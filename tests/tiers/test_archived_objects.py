@@ -5,11 +5,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from memfs import MemoryManager
+from memfs.client.mount import Mount
+from memfs.manager.batches import BatchError
+from memfs.manager.errors import ArchivedError
 from tests.posix.capabilities import Capability
 from tests.servers.moto import set_restore_looks, set_restore_pause
 from tests.servers.seaweedfs import make_bucket
@@ -127,6 +131,7 @@ def check_restore(place: Path, server: S3Server, size: int) -> None:
     content = compressible(size)
     archive(path, server, content)
     begin_restore(path, server)
+    check_manager(place)
     reason = ""
 
     def is_told() -> bool:
@@ -142,6 +147,23 @@ def check_restore(place: Path, server: S3Server, size: int) -> None:
     assert told(path, "tier") == "glacier"
     set_restore_looks(server, 0)
     assert read(path) == content
+
+
+def check_manager(place: Path) -> None:
+    """By key, the error says when the value can be retrieved."""
+    memory = MemoryManager(mount=place, root=str(place.relative_to(Mount.of(place).mountpoint)))
+    for retrieve in (memory.retrieve, lambda key: memory.batch_retrieve([key])):
+        with pytest.raises((ArchivedError, BatchError)) as caught:
+            retrieve("file")
+        error = caught.value
+        if isinstance(error, BatchError):
+            (error,) = error.exceptions  # type: ignore[assignment]
+        assert isinstance(error, ArchivedError)
+        assert error.errno == errno.EBUSY
+        assert "'file' cannot be read yet" in str(error)
+        if error.until is not None:
+            # While the restore is looked at there is another reason.
+            assert timedelta() < error.until - datetime.now(tz=UTC) < timedelta(hours=13)
 
 
 def test_a_file_that_was_wanted_comes_by_itself_when_it_is_restored(

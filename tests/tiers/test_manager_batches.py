@@ -10,13 +10,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from memfs import ColdMemory, MemoryManager
+from memfs import ColdMemory, GlacierMemory, MemoryManager, WarmMemory
 from memfs.client import small_files
 from memfs.client.mount import Mount as Client
 from memfs.client.small_files import FILE_BYTES_MAX, FILES_A_CALL, NewFile, put_small
 from memfs.control.client import ControlError, call_door
 from memfs.manager.batches import BatchError
-from memfs.manager.errors import KeyConflictError, MissingKeyError, ValueFormatError
+from memfs.manager.errors import (
+    KeyConflictError,
+    MissingKeyError,
+    UnsafeFormatError,
+    ValueFormatError,
+)
 from memfs.manager.root import LARGE_BYTES
 from tests.posix.capabilities import Capability
 from tests.tiers.tiering import wait_until_at
@@ -179,6 +184,18 @@ def test_a_pin_is_there_from_the_first_instant(place: Path) -> None:
     assert os.getxattr(cold.path("pinned/near"), "user.memfs.pin") == b"warm"
     wait_until_at("cold", cold.path("pinned/3"))
     cold.batch_delete(list(cold.keys("pinned/")))
+
+
+@pytest.mark.parametrize("tier", [WarmMemory, ColdMemory, GlacierMemory])
+def test_a_manager_of_one_tier_reads_pickles_where_that_is_allowed(
+    place: Path, tier: type[WarmMemory | ColdMemory | GlacierMemory]
+) -> None:
+    memory = tier(directory=place, allow_pickle=True)
+    memory.batch_store([("pickled", {1, 2})], format="pickle")
+    assert memory.batch_retrieve(["pickled"]) == {"pickled": {1, 2}}
+    with pytest.raises(UnsafeFormatError, match="allow_pickle=True"):
+        tier(directory=place).retrieve("pickled")
+    memory.delete("pickled")
 
 
 def test_a_daemon_that_does_not_answer_is_done_without(

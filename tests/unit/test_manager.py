@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 
 from memfs.manager.batches import BatchError
 from memfs.manager.errors import (
+    ArchivedError,
     KeyConflictError,
     MissingKeyError,
     MountUnavailableError,
@@ -442,3 +444,14 @@ def test_a_batch_shows_a_bar_on_request(
     assert shown.out == ""
     assert len(manager.batch_retrieve(manager.keys(), progress=True)) == 20
     assert "20/?" in capsys.readouterr().err
+
+
+def test_an_archived_value_says_until_when_it_is_restored() -> None:
+    reason = "file: the object is in storage class GLACIER; so it ends by 2026-03-01 05:06 UTC; ..."
+    error = ArchivedError.of("k", reason)
+    assert error.until == datetime(2026, 3, 1, 5, 6, tzinfo=UTC)
+    assert str(error) == f"the value of 'k' cannot be read yet: {reason}"
+    assert (error.errno, isinstance(error, OSError)) == (errno.EBUSY, True)
+    early = ArchivedError.of("k", "")
+    assert early.until is None
+    assert "a restore was requested" in str(early)

@@ -43,6 +43,7 @@ _MODULES = {
     "index": "index",
     "catalog": "catalog",
     "pool": "pool",
+    "policy": "policy",
     "clone": "clone",
     "adopt": "adopt",
     "release": "adopt",

@@ -177,6 +177,37 @@ POOL_LIST = Method("pool_list", Nothing, list[PoolReport])
 POOL_REMOVE = Method("pool_remove", NameParameters, type(None))
 
 
+# --- the policy ----------------------------------------------------------------------------------
+class PolicyValueReport(TypedDict):
+    """A value of `[policy]` that can be changed while a mount serves."""
+
+    name: str
+    value: str
+    """In force."""
+    configured: str
+    is_set: bool
+    """It was set by `policy_set`, and stays until it is reset."""
+
+
+class PolicySetParameters(TypedDict):
+    """Values of `[policy]`."""
+
+    values: dict[str, str]
+    """As on the command line of `memfs mount`, by name without `policy.`."""
+
+
+class PolicyResetParameters(TypedDict):
+    """Which values are to be as configured."""
+
+    names: list[str]
+    """Without `policy.`; empty: all of them."""
+
+
+POLICY_VALUES = Method("policy_values", Nothing, list[PolicyValueReport])
+POLICY_SET = Method("policy_set", PolicySetParameters, list[PolicyValueReport])
+POLICY_RESET = Method("policy_reset", PolicyResetParameters, list[PolicyValueReport])
+
+
 # --- traces ---------------------------------------------------------------------------------------
 class TraceParameters(TypedDict):
     """What to record, and where."""

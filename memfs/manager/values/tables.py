@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -65,6 +66,9 @@ class Tables:
                     _rows(file, wanted, columns) if wanted.partial else file.read(columns=columns)
                 )
         except (pa.ArrowException, OSError) as error:
+            if isinstance(error, OSError) and error.errno == errno.EBUSY:
+                # It is archived: nothing is known of its bytes.
+                raise
             raise ValueFormatError(f"{content.name} is not a Parquet file: {error}") from None
         return _as_library(table, content.mime.parameters.get("of", "pyarrow"))
 
