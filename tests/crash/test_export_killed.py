@@ -14,11 +14,13 @@ from memfs.errors import UsageError
 from memfs.exports.importing import list_exports, take_over
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.moves.faults import EXPORT_POINTS, IMPORT_POINTS
+from memfs.moves.generation import StateGeneration
 from memfs.stores.directory import DirectoryStore
 from memfs_daemon.state_dir import prepare_state
 from tests.crash.moves_scenario import KillAt
 from tests.moving import State
 from tests.processes import outlived
+from tests.unit.test_export_places import adopt, objects_of
 from tests.unit.test_exports import World, bring, fill, left_over, look, mounted
 
 if TYPE_CHECKING:
@@ -28,9 +30,10 @@ TAKE_OVER_POINTS = ("generation.raised", "generation.written", "generation.store
 
 
 async def prepare(root: Path) -> None:
-    """Make a state with two exports, and a third that is due."""
+    """Make a state with two exports, and a third that is due; some files are adopted."""
     async with mounted(World(root)) as world:
         await fill(world.state)
+        await adopt(world.state)
         for number in range(2):
             await world.exporter.export()
             await world.state.create(f"more-{number}", b"more")
@@ -47,7 +50,7 @@ async def check_export(root: Path, point: str) -> None:
     is_done = EXPORT_POINTS.index(point) >= EXPORT_POINTS.index("export.done")
     chosen = await bring(root)
     assert chosen.passed_over == ()
-    assert chosen.description.file_count == (10 if is_done else 9)
+    assert chosen.description.file_count == (12 if is_done else 11)
     shutil.rmtree(root / "new")
     async with mounted(World(root)) as world:
         assert world.state.parts.held_from is not None
@@ -55,7 +58,7 @@ async def check_export(root: Path, point: str) -> None:
         assert await world.state.engine.list_snapshots() == []
         await world.state.create("after", b"after")
         await world.exporter.export()
-        before = await look(world.state)
+        before = await look(world.state), await objects_of(world.state)
         assert await left_over(world.state) == []
         assert world.state.engine.check() == []
         named = {str(note.snap) for note in world.exporter.notes}
@@ -63,7 +66,7 @@ async def check_export(root: Path, point: str) -> None:
         assert len(named) == 2
     await bring(root)
     state = State(root / "new")
-    assert await look(state) == before
+    assert (await look(state), await objects_of(state)) == before
     state.close()
 
 
@@ -109,6 +112,8 @@ def test_a_kill_at_any_point_of_an_import_is_made_good_by_the_next(
             found = await look(state)
             del found[b""]
             assert found == expected
+            assert await objects_of(state) == await objects_of(original)
+            assert await state.engine.list_sources() == await original.engine.list_sources()
         finally:
             original.close()
             state.close()
@@ -151,3 +156,41 @@ def test_a_kill_at_any_point_of_a_take_over_is_made_good_by_the_next(
         former.close()
 
     trio.run(check)
+
+
+@pytest.mark.parametrize("point", [*TAKE_OVER_POINTS, "import.marked"])
+def test_a_kill_between_two_stores_leaves_both_as_they_were_for_the_new_state(
+    tmp_path: Path, exported: Path, point: str
+) -> None:
+    """One has its mark: nothing is changed in either before both have."""
+    shutil.copytree(exported, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "second").mkdir()
+
+    async def take(point: str) -> None:
+        state = State(tmp_path / "new")
+        stores = {
+            name: DirectoryStore(tmp_path / (name or "store"), 30.0, 4) for name in ("", "second")
+        }
+        # The second store is the second one that comes to each of these points.
+        faults = KillAt(point, 2 if point in TAKE_OVER_POINTS else 1)
+        try:
+            await take_over(state.engine, stores, state.packed_store.temporary_path, faults)
+        finally:
+            state.close()
+
+    async def refusals() -> list[bool]:
+        state, found = State(tmp_path / "new"), []
+        for name in ("", "second"):
+            remote = DirectoryStore(tmp_path / (name or "store"), 30.0, 4)
+            temporary_path = state.packed_store.temporary_path
+            generation = StateGeneration(state.engine, remote, temporary_path, store=name)
+            await generation.begin()
+            found.append(generation.source is not None)
+        state.close()
+        return found
+
+    trio.run(bring, tmp_path)
+    assert outlived(lambda: trio.run(take, point)) == signal.SIGKILL
+    assert trio.run(refusals) == [True, True]
+    trio.run(take, "none")
+    assert trio.run(refusals) == [False, False]

@@ -26,9 +26,16 @@ from memfs.exports.description import (
 from memfs.exports.importing import list_exports, take_over
 from memfs.exports.places import StoreAddress, needs_trust
 from memfs.metadata.columns import encode
-from memfs.metadata.foreign import AdoptedFile, Conflict, ForeignObject, Source, WhenGone
+from memfs.metadata.foreign import (
+    AdoptedFile,
+    Conflict,
+    ForeignDirectory,
+    ForeignObject,
+    Source,
+    WhenGone,
+)
 from memfs.metadata.records import NewInode
-from memfs.metadata.sqlite.exporting import GONE_SHAPE, OBJECT_SHAPE, PERHAPS
+from memfs.metadata.sqlite.exporting import GONE_SHAPE, OBJECT_SHAPE, PERHAPS, PartLimits
 from memfs.metadata.sqlite.format import FOREIGN_NUMBER
 from memfs.metadata.store_record import recall_store
 from memfs.moves.generation import StateGeneration
@@ -211,6 +218,41 @@ async def test_adopted_files_come_back_with_their_objects_and_what_was_removed(
     connection = sqlite3.connect(tmp_path / "new" / "metadata.db")
     assert connection.execute("pragma user_version").fetchone() == (FOREIGN_NUMBER,)
     connection.close()
+
+
+async def test_adopted_files_that_have_not_changed_are_not_stored_again(tmp_path: Path) -> None:
+    """Neither after a listing, nor beside a file that has: it costs the parts of that one."""
+    limits = PartLimits(row_count_min=16, end_count=32, fetch_count=16)
+    async with mounted(World(tmp_path, limits=limits)) as world:
+        state, engine = world.state, world.state.engine
+        source = await adopt(state)
+        files = []
+        for number in range(600):
+            ino, _ = engine.reserve_ids()
+            key = b"more/%03d" % number
+            new = NewInode(ino, stat.S_IFREG | 0o644, 1, 2, 1)
+            files.append(
+                AdoptedFile(ROOT_INODE, b"%d" % number, new, object_of(ino, source.source, key))
+            )
+        async with engine.change():
+            await engine.adopt_files(files)
+            await engine.add_directory(ForeignDirectory(ROOT_INODE, source.source, b"", 1))
+        await world.exporter.export()
+        assert world.exporter.progress.stored_count > 20
+        async with engine.change():
+            await engine.put_source(source._replace(listed_ns=88))
+            await engine.set_listed(ROOT_INODE, 2)
+        await world.exporter.export()
+        assert world.exporter.progress.stored_count == 0
+        changed = object_of(files[300].new.ino, source.source, files[300].foreign.key)
+        async with engine.change():
+            assert await engine.put_object(changed._replace(digest=bytes(32)))
+        await world.exporter.export()
+        assert world.exporter.progress.stored_count == 1
+        await state.unlink("301")
+        await world.exporter.export()
+        # The inode and its object, the directory, the name, and the key that is gone.
+        assert world.exporter.progress.stored_count <= 5
 
 
 async def test_what_becomes_of_a_key_while_it_is_exported_is_not_in_the_export(
