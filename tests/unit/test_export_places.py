@@ -11,6 +11,7 @@ import tomllib
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 
 from memfs.config import NamedStoreConfig
 from memfs.config_file import load_config
@@ -43,6 +44,7 @@ from memfs.moves.uploading import upload
 from memfs.policy.marks import STORE_XATTR
 from memfs.stores.directory import DirectoryStore
 from memfs.types import ROOT_INODE, Generation, InodeNo, SnapshotId, SourceId, StateId
+from tests.mounting import MountError, run_memfs
 from tests.moving import SMALL_FRAMES, State, compressible
 from tests.states import unpack_store
 from tests.unit.test_exports import KEYS, World, bring, fill, look, mounted
@@ -466,3 +468,27 @@ async def test_a_store_that_has_objects_is_taken_over_or_named_as_left(tmp_path:
     assert await refusal_of(tmp_path, "spare")
     with pytest.raises(UsageError, match="belongs to this state already"):
         await taken(tmp_path, "archive")
+
+
+def test_the_command_prints_what_a_configuration_lacks(tmp_path: Path) -> None:
+    """As it can be copied into the file; and where adopted files are read from."""
+
+    async def prepare() -> None:
+        await exported(tmp_path, NO_KEYS)
+        async with mounted(World(tmp_path, config=CONFIG)) as world:
+            await adopt(world.state)
+            await world.exporter.export()
+
+    trio.run(prepare)
+    url, state = f"file://{tmp_path}/store", tmp_path / "new"
+    printed = run_memfs("snapshot", "import", url, "--state", state)
+    assert f"adopted files are read from {BUCKET}\n" in printed
+    _, told, section = printed.partition("the configuration lacks stores")
+    assert told
+    toml = section.partition("\n")[2].rpartition("nothing in ")[0]
+    assert tomllib.loads(toml)["stores"]["archive"]["url"] == "s3://cheap/memfs"
+    assert "# 1 object of these files\n" in toml
+    with pytest.raises(MountError, match="--without archive"):
+        run_memfs("snapshot", "import", "--take-over", "--state", state, "-o", f"glacier.url={url}")
+    words = ("--take-over", "--without", "archive", "--state", state, "-o", f"glacier.url={url}")
+    assert "its own now" in run_memfs("snapshot", "import", *words)

@@ -303,4 +303,5 @@ def _tell_stores(chosen: Chosen, config: Config) -> None:
     tell("the configuration lacks stores; add them, with their credentials and keys:")
     for each in missing:
         count = format_count(each.object_count, "object")
-        tell(f"\n# {count} of these files\n{each.section}\n")
+        for line in ("", f"# {count} of these files", *each.section.splitlines(), ""):
+            tell(line)
