@@ -276,7 +276,8 @@ def assemble(
             if remote is not None
             else False,
         )
-        sources = Sources(engine, partial(open_store, config, os.environ))
+        open_one = partial(open_store, config, os.environ, meter=quotas, counts=store_counts)
+        sources = Sources(engine, open_one)
         move_parts.sources = sources
         if "" in generations:
             # Until it is known what exports name.
@@ -389,7 +390,14 @@ def assemble(
         )
         status = Status(status_parts)
         metrics = MetricsMethods(
-            engine, status.status, move_parts.progress, traffic, store_counts, latencies, stalls
+            engine,
+            status.status,
+            move_parts.progress,
+            traffic,
+            store_counts,
+            latencies,
+            stalls,
+            move_parts.source_counts,
         )
         readings = Readings(
             status_parts, status, activity, traffic, store_counts, latencies, stalls

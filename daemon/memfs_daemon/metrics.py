@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from memfs.metadata.foreign import Conflict
 from memfs.metrics import table
 from memfs.metrics.text import Histogram, Sample, render
 from memfs.metrics.waiting import WORDS, word_of
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from memfs.metadata.local import Local
     from memfs.metadata.records import Usage
     from memfs.metrics.latency import Latencies
+    from memfs.metrics.sources import SourceCounts
     from memfs.metrics.traffic import Traffic
     from memfs.moves.progress import ProgressTable
     from memfs.stores.counts import StoreCounts
@@ -42,6 +44,7 @@ class MetricsMethods:
         store: Calls of the object store so far.
         latencies: Durations of requests so far.
         stalls: Those of the event loop so far.
+        sources: What went on with adopted files so far.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class MetricsMethods:
         store: StoreCounts,
         latencies: Latencies,
         stalls: Stalls,
+        sources: SourceCounts,
     ) -> None:
         self._engine = engine
         self._status = status
@@ -61,6 +65,7 @@ class MetricsMethods:
         self._store = store
         self._latencies = latencies
         self._stalls = stalls
+        self._sources = sources
 
     def methods(self) -> Mapping[str, Handler]:
         """Return the methods of the control socket by name."""
@@ -86,6 +91,7 @@ class MetricsMethods:
             Sample(table.RUNNING, self._progress.sum()[0]),
             *(Sample(table.PENDING, words[word], (word,)) for word in WORDS),
             *_of_store(report, self._store),
+            *_of_sources(self._sources),
             *_of_quotas(report),
             *_of_prefetch(report),
             *_of_codecs(report),
@@ -156,6 +162,13 @@ def _of_store(report: StatusReport, store: StoreCounts) -> Iterator[Sample]:
         yield Sample(table.STORE_ERRORS, store.errors[call], (call,))
     yield Sample(table.STORE_SENT, store.sent_bytes)
     yield Sample(table.STORE_RECEIVED, store.received_bytes)
+
+
+def _of_sources(sources: SourceCounts) -> Iterator[Sample]:
+    for conflict in Conflict:
+        if conflict:
+            yield Sample(table.SOURCE_CONFLICTS, sources.conflicts[conflict], (conflict,))
+    yield Sample(table.SOURCE_FAILURES, sources.failed_listing_count)
 
 
 def _of_quotas(report: StatusReport) -> Iterator[Sample]:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import trio
 
-from memfs.errors import NotFoundError, UsageError
+from memfs.errors import NotFoundError, ObjectMissingError, UsageError
 from memfs.stores.remote import open_source, with_credentials
 from memfs.stores.source import SourceObject
 from memfs.types import SourceId
@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
     from memfs.config import Config, ObjectStoreConfig
     from memfs.metadata.engine import Engine
-    from memfs.metadata.foreign import Source
+    from memfs.metadata.foreign import ForeignObject, Source
     from memfs.metadata.records import Form
+    from memfs.stores.counts import StoreCounts
+    from memfs.stores.metered import Meter
     from memfs.stores.source import SourceStore
 
 STORE_OPTION = "store"
@@ -33,7 +35,13 @@ FILE_SYSTEM_OPTION = "fsspec"
 
 
 def open_store(
-    config: Config, environment: Mapping[str, str], url: str, options: str
+    config: Config,
+    environment: Mapping[str, str],
+    url: str,
+    options: str,
+    *,
+    meter: Meter | None = None,
+    counts: StoreCounts | None = None,
 ) -> SourceStore:
     """Return the store of a source: the one function that knows its credentials.
 
@@ -47,6 +55,8 @@ def open_store(
         environment: That of this process, for credentials.
         url: That of the source.
         options: Its options, JSON.
+        meter: Counts what is spent at it; None: nobody does.
+        counts: Told of calls and failures, if there is a meter.
 
     Raises:
         UsageError: It names no store that there is; or as `open_source`.
@@ -61,7 +71,8 @@ def open_store(
     if name and own_scheme != scheme:
         raise UsageError(f"{url}: the store {name} is of another kind: {own_scheme}:")
     shared = found.options if scheme != "file" and own_scheme in (None, scheme) else {}
-    return open_source(url, {**shared, **told.get(FILE_SYSTEM_OPTION, {})}, found.timeout_s)
+    options_of_all = {**shared, **told.get(FILE_SYSTEM_OPTION, {})}
+    return open_source(url, options_of_all, found.timeout_s, meter=meter, counts=counts)
 
 
 class Sources:
@@ -112,6 +123,28 @@ class Sources:
         place = form.place
         wanted = SourceObject(place.key, form.stored_bytes, place.etag, 0, place.version)
         return await self.store_of(SourceId(int(place.store))), wanted
+
+    async def difference_of(self, known: ForeignObject) -> str | None:
+        """Return in what a source differs from an object that a file was made of.
+
+        Its bytes are not read.
+
+        Returns:
+            None: it has that object, or that version of it.
+
+        Raises:
+            NotFoundError, UsageError: As `store_of`.
+            StoreError: The source does not answer, or refuses.
+        """
+        store = await self.store_of(known.source)
+        url = f"{store.url}/{known.name}"
+        try:
+            found = await store.look_at(known.name, known.version)
+        except ObjectMissingError:
+            return f"{url} is gone"
+        if (found.etag, found.size) != (known.etag, known.size):
+            return f"{url} was changed: {found.size} bytes with the ETag {found.etag}"
+        return None
 
     async def forget(self, source: SourceId) -> None:
         """Close the store of a source; the next use opens it anew."""

@@ -175,10 +175,15 @@ class DemandListing(ForeignChanges):
             reason = as_failure(error, f"{shown}, which is listed")
             listing.error = f"{shown}: it cannot be listed: {reason}; look again in a while"
             log.warning("%s", listing.error)
+            self._tell_failure(shown, str(reason))
             self._note_ended(directory.ino, FAILURE_S, listing.error)
         finally:
             del self._listings[directory.ino]
             listing.ended.set()
+
+    def _tell_failure(self, url: str, reason: str) -> None:
+        self._move_parts.source_counts.failed_listing_count += 1
+        self._move_parts.events.note("source", "", f"{url} cannot be listed: {reason}")
 
     def _note_ended(self, ino: InodeNo, pause_s: float, error: str) -> None:
         self._ended[ino] = _Ended(trio.current_time() + pause_s, error)

@@ -6,6 +6,7 @@ of the engine. What was written here is never replaced, and never removed.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import stat
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -44,6 +45,17 @@ OBJECT_SUFFIX = b".~object"
 """Behind the name of a file whose key is the name of a directory too."""
 
 NO_GENERATION = Generation(0)
+
+
+_CONFLICT_WORDS = {
+    Conflict.CHANGED: "written here, and its object was changed too",
+    Conflict.GONE: "its object is gone",
+    Conflict.TAKEN: "it has the name of an object, which is no file therefore",
+}
+
+
+def _shown(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 class Likeness(NamedTuple):
@@ -391,7 +403,8 @@ class ForeignChanges(SmallFiles):
         taken = file.foreign._replace(
             ino=there.ino, generation=NO_GENERATION, conflict=Conflict.TAKEN
         )
-        await self._engine.attach_object(taken)
+        if await self._engine.attach_object(taken):
+            await self._tell_conflict(taken._replace(conflict=Conflict.NONE), Conflict.TAKEN)
 
     # --- objects that have changed ---------------------------------------------------------------
     async def replace_object(self, known: ForeignObject, found: SourceObject) -> bool:
@@ -411,6 +424,7 @@ class ForeignChanges(SmallFiles):
                 conflict = Conflict.CHANGED
                 if known.conflict is not Conflict.TAKEN and await self._is_current(known):
                     await engine.put_object(known._replace(conflict=conflict))
+                    await self._tell_conflict(known, conflict)
                 return False
             names = await self._names_of(inode.ino)
             xattrs = tuple(await engine.list_xattrs_at(NOW, inode.ino))
@@ -452,6 +466,7 @@ class ForeignChanges(SmallFiles):
             if inode is None:
                 if await self._is_current(known):
                     await engine.put_object(known._replace(conflict=Conflict.GONE))
+                    await self._tell_conflict(known, Conflict.GONE)
                 return False
             await engine.put_object(known._replace(current=False, conflict=Conflict.GONE))
             for name in await self._names_of(inode.ino):
@@ -498,6 +513,17 @@ class ForeignChanges(SmallFiles):
         async with self._engine.change():
             if await self._is_current(known):
                 await self._engine.put_object(known._replace(conflict=conflict))
+                await self._tell_conflict(known, conflict)
+
+    async def _tell_conflict(self, known: ForeignObject, conflict: Conflict) -> None:
+        """Tell of a file that has come to differ from its object, once."""
+        if known.conflict is conflict or not conflict:
+            return
+        parts = self._move_parts
+        parts.source_counts.conflicts[conflict] += 1
+        with contextlib.suppress(StaleInodeError):
+            path = (await self._engine.get_path(known.ino)).decode("utf-8", "backslashreplace")
+            parts.events.note("source", path, f"{_CONFLICT_WORDS[conflict]}: {_shown(known.name)}")
 
     async def own_object(self, ino: InodeNo) -> bool:
         """Have a file with local bytes stand for itself: nothing of its object is read any more.

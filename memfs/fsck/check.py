@@ -14,6 +14,7 @@ from memfs.fsck.report import Problem, Progress, Report, no_progress
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from memfs.content.sources import Sources
     from memfs.metadata.engine import Engine
     from memfs.stores.packed import PackedStore
     from memfs.stores.raw import RawStore
@@ -30,6 +31,7 @@ async def check(
     progress: Progress = no_progress,
     keys: KeyRing = NO_KEYS,
     stores: Sequence[str] = ("",),
+    sources: Sources | None = None,
 ) -> Report:
     """Check a state directory that no daemon has mounted.
 
@@ -40,6 +42,7 @@ async def check(
         progress: Told how far it is.
         keys: Those of encrypted forms, to verify them.
         stores: Names of the stores that `remote` stands for; that of the default one is empty.
+        sources: Asked for the objects of adopted files, where `verify`; None: they are not.
 
     Raises:
         StoreUnavailableError: The object store cannot be reached; nothing is said of its objects.
@@ -58,6 +61,7 @@ async def check(
         progress=progress,
         keys=keys,
         stores=stores,
+        sources=sources,
     )
     report = await files.run()
     return report._replace(problems=problems + report.problems)

@@ -21,11 +21,13 @@ from memfs.errors import (
     CodecMissingError,
     EncryptionKeyError,
     MemfsError,
+    NotFoundError,
     ObjectArchivedError,
     ObjectMissingError,
     StoreError,
     StoreNotConfiguredError,
     StoreUnavailableError,
+    UsageError,
 )
 from memfs.exports.description import PREFIX as EXPORTS_PREFIX
 from memfs.fsck.report import Problem, Progress, Report
@@ -43,11 +45,13 @@ from memfs.types import FormKind, Generation, InodeNo, RawId
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from memfs.content.sources import Sources
     from memfs.metadata.engine import Engine
     from memfs.metadata.records import Form, Inode, KeptContent
     from memfs.stores.packed import PackedStore
     from memfs.stores.raw import RawStore
     from memfs.stores.store import RemoteStore
+    from memfs.types import SourceId
 
 BATCH_COUNT = 1000
 """Inodes read from the engine at a time."""
@@ -92,7 +96,11 @@ class FileCheck:
         progress: Progress,
         keys: KeyRing = NO_KEYS,
         stores: Sequence[str] = ("",),
+        sources: Sources | None = None,
     ) -> None:
+        self._sources = sources
+        self._unasked: dict[SourceId, tuple[str, int]] = {}
+        """Sources that do not answer: what they said, and how many files were not looked at."""
         self._stores = stores
         self._engine = engine
         self._raw_store = raw_store
@@ -158,6 +166,25 @@ class FileCheck:
             for form in await self._engine.list_forms(inode.blob):
                 self._form_count += 1
                 await self._check_form(inode, form)
+        if self._verify and self._sources is not None:
+            await self._check_source(inode, self._sources)
+
+    async def _check_source(self, inode: Inode, sources: Sources) -> None:
+        """See that the source of an adopted file has its object still."""
+        known = await self._engine.get_object(inode.ino)
+        if known is None or known.generation != inode.generation:
+            return
+        if known.source in self._unasked:
+            reason, count = self._unasked[known.source]
+            self._unasked[known.source] = reason, count + 1
+            return
+        try:
+            differs = await sources.difference_of(known)
+        except (StoreError, UsageError, NotFoundError) as error:
+            self._unasked[known.source] = str(error), 1
+            return
+        if differs is not None:
+            await self._complain(inode, differs, "mount, and run `memfs adopt --refresh`")
 
     async def _check_kept(self) -> None:
         """Look at the bytes that only snapshots show."""
@@ -253,6 +280,15 @@ class FileCheck:
                     f"store {name}",
                     f"it cannot be reached, so that {count} forms there were not looked at, nor "
                     f"anything else: {self._refusals[name]}",
+                    "look at it again when it answers",
+                )
+            )
+        for source, (reason, count) in sorted(self._unasked.items()):
+            self._problems.append(
+                Problem(
+                    f"source {source}",
+                    f"it cannot be asked, so that {count} adopted files were not compared with it: "
+                    f"{reason}",
                     "look at it again when it answers",
                 )
             )

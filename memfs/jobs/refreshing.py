@@ -196,6 +196,8 @@ class Refresh:
                     yield
         except MemfsError as error:
             await self._note_end(f"the listing has not ended, and nothing was removed: {error}")
+            self._parts.source_counts.failed_listing_count += 1
+            self._parts.events.note("source", "", f"{self._source.url} cannot be listed: {error}")
             raise
         if not self._looked_only:
             async with self._engine.change():

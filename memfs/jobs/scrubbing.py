@@ -28,6 +28,7 @@ from memfs.errors import (
     OtherContentError,
     StaleInodeError,
     StoreError,
+    UsageError,
 )
 from memfs.jobs.kept_names import name_keepers
 from memfs.metadata.quarantine import quarantine, release
@@ -80,6 +81,8 @@ class ScrubOutcome(enum.StrEnum):
     """A damaged form was given up; another one is sound."""
     WAITING = "waiting"
     """A damaged form will be given up when no program has the file open."""
+    DIFFERS = "differs"
+    """Its source has another object by now, or lacks it; nothing was changed here."""
     QUARANTINED = "quarantined"
     """No form is sound: what is readable of it is still served, and nothing is thrown away."""
 
@@ -189,9 +192,13 @@ async def scrub_file(parts: MoveParts, ino: InodeNo, pace: ScrubPace | None = No
                 return Scrubbed(ScrubOutcome.SOUND, checks)
             checks = ()
         checks = await _check_forms(parts, inode, forms, pace)
+        differs, unchecked = await _ask_source(parts, inode)
+        checks += unchecked
         if not await _is_as_before(parts, inode, forms):
             return Scrubbed(ScrubOutcome.SKIPPED, checks)
         if not any(check.damage for check in checks):
+            if differs:
+                return Scrubbed(ScrubOutcome.DIFFERS, checks, differs)
             return Scrubbed(ScrubOutcome.SOUND, checks)
         try:
             scrubbed = await _repair(parts, inode, forms, checks, sharers)
@@ -204,6 +211,24 @@ async def scrub_file(parts: MoveParts, ino: InodeNo, pace: ScrubPace | None = No
             return Scrubbed(ScrubOutcome.QUARANTINED, checks, str(error))
     except (StaleInodeError, NotFoundError):
         return Scrubbed(ScrubOutcome.SKIPPED)
+
+
+async def _ask_source(parts: MoveParts, inode: Inode) -> tuple[str, tuple[FormCheck, ...]]:
+    """Ask the source of an adopted file for its object, by size and ETag; its bytes are not read.
+
+    Returns:
+        In what it differs, empty if in nothing; and a check that could not be made.
+    """
+    known = await parts.engine.get_object(inode.ino)
+    if parts.sources is None or known is None or known.generation != inode.generation:
+        return "", ()
+    try:
+        differs = await parts.sources.difference_of(known)
+    except (StoreError, UsageError) as error:
+        return "", (FormCheck(FormKind.REMOTE, 0, None, unchecked=str(error)),)
+    if differs is None:
+        return "", ()
+    return f"{differs}; memfs adopt --refresh follows the source", ()
 
 
 async def scrub_kept(

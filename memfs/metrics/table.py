@@ -167,6 +167,20 @@ STORE_SENT = Metric(
 STORE_RECEIVED = Metric(
     "memfs_store_received_bytes_total", "bytes", Kind.COUNTER, "Bytes from the object store."
 )
+SOURCE_CONFLICTS = Metric(
+    "memfs_source_conflicts_total",
+    "files",
+    Kind.COUNTER,
+    "Adopted files that came to differ from their objects: `changed` there and written here,"
+    " `gone` there, or a name that was `taken` here.",
+    ("conflict",),
+)
+SOURCE_FAILURES = Metric(
+    "memfs_source_failed_listings_total",
+    "listings",
+    Kind.COUNTER,
+    "Listings of sources of adopted files that did not end.",
+)
 QUOTA_LIMIT = Metric(
     "memfs_quota_limit",
     "requests or bytes",
@@ -277,6 +291,8 @@ METRICS: tuple[Metric, ...] = (
     STORE_ERRORS,
     STORE_SENT,
     STORE_RECEIVED,
+    SOURCE_CONFLICTS,
+    SOURCE_FAILURES,
     QUOTA_LIMIT,
     QUOTA_USED,
     QUOTA_RESERVED,

@@ -19,6 +19,7 @@ from memfs.errors import MemfsError, NotSupportedError
 from memfs.keyed_lock import KeyedLock
 from memfs.metadata.records import MoveKind
 from memfs.metrics.events import EventLog
+from memfs.metrics.sources import SourceCounts
 from memfs.metrics.traffic import Traffic
 from memfs.moves.faults import FaultPoints
 from memfs.moves.progress import ProgressTable
@@ -85,6 +86,8 @@ class MoveParts:
     """Told of what people decide and of what goes wrong."""
     traffic: Traffic = field(default_factory=Traffic)
     """Told of copies that were made, by the levels that they lead from and to."""
+    source_counts: SourceCounts = field(default_factory=SourceCounts)
+    """Told of adopted files that differ from their objects, and of listings that fail."""
     faults: FaultPoints = field(default_factory=FaultPoints)
     progress: ProgressTable = field(default_factory=ProgressTable)
     uploading: KeyedLock[InodeNo] = field(default_factory=KeyedLock)

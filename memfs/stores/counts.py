@@ -10,7 +10,7 @@ import enum
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from memfs.errors import ObjectArchivedError, ObjectMissingError
+from memfs.errors import ObjectArchivedError, ObjectChangedError, ObjectMissingError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +43,7 @@ class StoreCounts:
         """Count the failure that the block ends with, if it does."""
         try:
             yield
-        except (ObjectMissingError, ObjectArchivedError):
+        except (ObjectMissingError, ObjectArchivedError, ObjectChangedError):
             raise
         except Exception:
             self.errors[call] += 1

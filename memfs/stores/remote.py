@@ -24,6 +24,7 @@ from memfs.stores.directory_source import DirectorySource
 from memfs.stores.health import StoreHealth
 from memfs.stores.limit import LimitedStore
 from memfs.stores.metered import MeteredStore
+from memfs.stores.metered_source import MeteredSource
 from memfs.stores.paced import PacedStore, Rates
 from memfs.stores.parts import PartSlots
 from memfs.stores.probing import ProbedStore
@@ -169,7 +170,13 @@ def with_credentials(config: AnyStore, section: str, environment: Mapping[str, s
 
 
 def open_source(
-    url: str, options: Mapping[str, object], timeout_s: float, health: StoreHealth | None = None
+    url: str,
+    options: Mapping[str, object],
+    timeout_s: float,
+    health: StoreHealth | None = None,
+    *,
+    meter: Meter | None = None,
+    counts: StoreCounts | None = None,
 ) -> SourceStore:
     """Return a source, ready for use: the one place where its credentials come in.
 
@@ -180,6 +187,8 @@ def open_source(
         options: Those of the fsspec file system, credentials among them.
         timeout_s: Deadline of a request.
         health: Told how the source answers; None: nobody wants to know.
+        meter: Counts what is spent; None: nobody does. A directory of this machine costs nothing.
+        counts: Told of calls and failures, if there is a meter; None: nobody wants to know.
 
     Raises:
         UsageError: The URL is wrong, the directory that it names is missing, or the package of its
@@ -201,6 +210,8 @@ def open_source(
         backend = DirectorySource(path, timeout_s, REQUEST_COUNT_MAX, slots)
     else:
         backend = _open_remote(scheme, config, 2 * REQUEST_COUNT_MAX, slots)
+        if meter is not None:
+            backend = MeteredSource(backend, meter, counts)
     policy = RetryPolicy(deadline_s=timeout_s)
     calls = RepeatedCalls(backend.url, policy, random.Random(), health or StoreHealth())
     return SourceStore(backend, calls)

@@ -22,9 +22,12 @@ import trio
 from hypothesis import HealthCheck, given, settings
 
 from memfs.content.opening import OpenMode
+from memfs.content.sources import Sources
 from memfs.errors import MemfsError, ObjectChangedError, ObjectMissingError, StoreError
+from memfs.fsck.check import check
 from memfs.jobs.adopting import AdoptMethods
 from memfs.jobs.refreshing import OBJECTS_A_CHANGE
+from memfs.jobs.scrubbing import Scrubbed, ScrubOutcome, scrub_file
 from memfs.moves.dropping import drop_raw
 from memfs.moves.faults import ADOPT_POINTS, TAKE_POINTS
 from memfs.moves.hydrating import hydrate
@@ -392,6 +395,89 @@ def test_nothing_is_removed_when_much_would_go_or_a_listing_ends_early() -> None
         assert refresh(world, confirm=True)["removed_count"] == 4
         [source] = world.run(world.engine.list_sources())
         assert (source.problem, len(look(world))) == ("", 26)
+
+
+def _told(world: World) -> list[tuple[str, str]]:
+    """Return subject and detail of what was told of sources since the last call."""
+    events = world.move_parts.events.take()
+    return [(each.subject, each.detail) for each in events if each.kind == "source"]
+
+
+def test_conflicts_and_failures_are_told_once_and_counted() -> None:
+    bucket = Bucket()
+    for key in ("changed", "gone", "kept"):
+        bucket.put(key, b"x" * 100)
+    with a_world(bucket) as world:
+        adopt(world, deleted="keep")
+        life = Life(world, bucket)
+        life.files = {key: Model(key, *found) for key, found in bucket.objects.items()}
+        life.write("changed")
+        bucket.put("changed", b"another")
+        bucket.put("late", b"late")
+        del bucket.objects["gone"]
+        top = world.run(world.engine.lookup(ROOT_INODE, b"set")).ino
+        world.release(world.create(top, b"late", 0o644, os.O_WRONLY))
+        for expected in (3, 0):
+            refresh(world)
+            told = _told(world)
+            assert len(told) == expected
+            if told:
+                assert {subject for subject, _ in told} == {
+                    "/set/changed",
+                    "/set/gone",
+                    "/set/late",
+                }
+                details = dict(told)
+                assert details["/set/gone"] == "its object is gone: gone"
+        bucket.fails_after = 0
+        with pytest.raises(StoreError):
+            refresh(world)
+        [(_, detail)] = _told(world)
+        assert "cannot be listed: the listing was cut off" in detail
+        counts = world.move_parts.source_counts
+        assert counts.conflicts == {"changed": 1, "gone": 1, "taken": 1}
+        assert counts.failed_listing_count == 1
+
+
+def test_a_scrub_and_a_check_ask_the_source_for_objects() -> None:
+    bucket = Bucket()
+    for key in ("same", "changed", "gone"):
+        bucket.put(key, b"x" * 100)
+    with a_world(bucket) as world:
+        adopt(world)
+        inos = {name: ino for name, (ino, _) in look(world).items()}
+
+        def scrub(name: str) -> Scrubbed:
+            return world.run(scrub_file(world.move_parts, inos[name]))
+
+        assert {scrub(name).outcome for name in inos} == {ScrubOutcome.SOUND}
+        assert world.run(_check(world, bucket)) == []
+        bucket.put("changed", b"y" * 100)
+        del bucket.objects["gone"]
+        # A local copy is no object.
+        world.run(hydrate(world.move_parts, inos["same"]))
+        assert scrub("same").outcome is ScrubOutcome.SOUND
+        for name, detail in (("changed", "/changed was changed"), ("gone", "/gone is gone")):
+            found = scrub(name)
+            assert found.outcome is ScrubOutcome.DIFFERS
+            assert f"{URL}{detail}" in found.detail
+        told = world.run(_check(world, bucket))
+        assert [subject for subject, _ in told] == ["/set/changed", "/set/gone"]
+        bucket.is_down = True
+        found = scrub("changed")
+        assert (found.outcome, found.checks[-1].unchecked) == (ScrubOutcome.SOUND, "it is down")
+        [(subject, fault)] = world.run(_check(world, bucket))
+        assert subject.startswith("source ")
+        assert "3 adopted files" in fault
+
+
+async def _check(world: World, bucket: Bucket) -> list[tuple[str, str]]:
+    sources = Sources(world.engine, lambda _url, _options: bucket.open())
+    report = await check(
+        world.engine, world.raw_store, world.packed_store, None, verify=True, sources=sources
+    )
+    await sources.aclose()
+    return [(each.subject, each.fault) for each in report.problems]
 
 
 def test_requests_come_between_two_changes_of_a_listing() -> None:

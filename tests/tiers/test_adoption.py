@@ -139,6 +139,8 @@ def test_tiers_take_an_adopted_file_and_give_it_back(
     pin(path, "glacier")
     subprocess.run(["sleep", "1"], check=True)
     assert path.read_bytes() == data
+    assert adopt("--refresh", place / "set")["replaced_count"] == 1
+    assert path.read_bytes() == data[::-1]
 
 
 def test_a_file_that_is_written_is_memfss_own(place: Path, bucket: LyingS3, prefix: str) -> None:

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from memfs.control.report import ExportReport, StatusReport
+from memfs.metadata.foreign import Conflict
 from memfs.metrics import table
 from memfs.metrics.latency import BUCKET_COUNT, UNIT_BITS, Latencies, limit_ns
+from memfs.metrics.sources import SourceCounts
 from memfs.metrics.table import METRICS, Kind
 from memfs.metrics.text import Histogram, Sample, render
 from memfs.metrics.traffic import Edge, Level, Total, Traffic
@@ -195,6 +197,8 @@ async def test_all_numbers_of_a_mount_are_in_its_text(tmp_path: Path) -> None:
     latencies.note("lookup", 5000)
     store.requests[Call.PUT] += 3
     store.errors[Call.GET] += 1
+    sources = SourceCounts()
+    sources.conflicts[Conflict.GONE] += 2
 
     status = Status(status_parts(state))
 
@@ -206,6 +210,7 @@ async def test_all_numbers_of_a_mount_are_in_its_text(tmp_path: Path) -> None:
         store,
         latencies,
         Stalls(),
+        sources,
     )
     found = values(
         (await methods.metrics())["text"]
@@ -218,6 +223,8 @@ async def test_all_numbers_of_a_mount_are_in_its_text(tmp_path: Path) -> None:
     assert found["memfs_moved_bytes_total source=cold target=glacier"] == 50_000
     assert found["memfs_store_requests_total call=put"] == 3
     assert found["memfs_store_errors_total call=get"] == 1
+    assert found["memfs_source_conflicts_total conflict=gone"] == 2
+    assert found["memfs_source_conflicts_total conflict=taken"] == 0
     assert found["memfs_pending_moves reason=quota"] == 0
     assert found["memfs_request_duration_seconds_count operation=lookup"] == 1
     assert not any(math.isnan(value) for value in found.values())
@@ -234,7 +241,14 @@ async def test_no_row_of_the_table_is_without_a_source(tmp_path: Path) -> None:
         return REPORT._replace(export=ExportReport(3600.0, 60.0, 9, 0, 0, False, None, None))
 
     methods = MetricsMethods(
-        state.engine, status, state.parts.progress, traffic, StoreCounts(), latencies, Stalls()
+        state.engine,
+        status,
+        state.parts.progress,
+        traffic,
+        StoreCounts(),
+        latencies,
+        Stalls(),
+        SourceCounts(),
     )
     samples = await methods.samples(await status())
     state.close()

@@ -15,6 +15,7 @@ import click
 import trio
 
 from memfs.config_file import load_config
+from memfs.content.sources import Sources, open_store
 from memfs.encryption.keys import load_keys
 from memfs.errors import MemfsError, StoreUnavailableError, UsageError
 from memfs.exit_codes import ExitCode
@@ -178,6 +179,7 @@ async def _check(state: Path, config: Config, *, verify: bool, progress: Progres
     raw_store = RawStore(state)
     try:
         engine = SqliteEngine.open(state, config.metadata)
+        sources = Sources(engine, partial(open_store, config, os.environ))
         try:
             await _require_stores(engine, config)
             return await check(
@@ -189,8 +191,10 @@ async def _check(state: Path, config: Config, *, verify: bool, progress: Progres
                 progress=progress,
                 keys=keys,
                 stores=[*opened],
+                sources=sources,
             )
         finally:
+            await sources.aclose()
             engine.close()
     finally:
         raw_store.close()

@@ -99,13 +99,16 @@ def _report(progress: ScrubReport, *, as_json: bool) -> None:
         raise UsageError(f"the scrub stopped: {progress['error']}", ExitCode.PROBLEMS)
     if progress["unchecked_reason"] is not None and not as_json:
         complain(f"not all could be read: {progress['unchecked_reason']}")
-    if progress["outcomes"]["quarantined"] or progress["unchecked_reason"] is not None:
+    is_bad = progress["outcomes"]["quarantined"] or progress["outcomes"]["differs"]
+    if is_bad or progress["unchecked_reason"] is not None:
         raise click.exceptions.Exit(ExitCode.PROBLEMS)
 
 
 def _summary(progress: ScrubReport) -> str:
     outcomes = progress["outcomes"]
-    told = [f"{outcomes[name]} {name}" for name in ("repaired", "waiting", "quarantined")]
+    told = [
+        f"{outcomes[name]} {name}" for name in ("repaired", "waiting", "differs", "quarantined")
+    ]
     damaged = ", ".join(each for each in told if not each.startswith("0 ")) or "no damage"
     unchecked = progress["unchecked_count"]
     left_out = f", {unchecked} with forms out of reach" if unchecked else ""
