@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import os
 import signal
-from typing import TYPE_CHECKING
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
+from google.protobuf import json_format
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+)
 
 from memfs.client.mount import Mount as Client
 from memfs.exit_codes import ExitCode
 from tests.lifecycle.daemons import memfs
 from tests.mounting import run_memfs
-from tests.waiting import wait_for
+from tests.waiting import WAIT_S, join, wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -131,6 +139,67 @@ def test_what_was_measured_outlives_a_daemon_that_is_killed(mount: Mount) -> Non
 
     assert total("opens.cold") + total("opens.warm") == 1
     assert total("starts") == 2
+
+
+class Collector(http.server.BaseHTTPRequestHandler):
+    """A receiver of OTLP over HTTP that answers as it is told."""
+
+    status = 200
+    answer = b"{}"
+    got: ClassVar[list[tuple[str, str, dict[str, Any]]]] = []
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        self.got.append((self.path, self.headers.get("x-key", ""), body))
+        self.send_response(self.status)
+        self.send_header("content-length", str(len(self.answer)))
+        self.end_headers()
+        self.wfile.write(self.answer)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing: the output is that of the test."""
+
+
+def test_metrics_go_to_a_collector_once_or_again_and_again(mount: Mount) -> None:
+    mount.start()
+    (mount.root / "file").write_bytes(b"x" * 5000)
+
+    class Mine(Collector):
+        got: ClassVar[list[tuple[str, str, dict[str, Any]]]] = []
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Mine) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{server.server_port}"
+            run_memfs("metrics", mount.root, "--otlp", url, "--header", "x-key=secret")
+            [(path, key, body)] = Mine.got
+            assert (path, key) == ("/v1/metrics", "secret")
+            request = json_format.ParseDict(body, ExportMetricsServiceRequest())
+            metrics = request.resource_metrics[0].scope_metrics[0].metrics
+            by_name = {each.name: each for each in metrics}
+            assert by_name["memfs_inodes"].gauge.data_points[0].as_double == 2
+            assert by_name["memfs_request_duration_seconds"].histogram.data_points
+            Mine.answer = b'{"partialSuccess": {"rejectedDataPoints": "3", "errorMessage": "old"}}'
+            done = memfs("metrics", mount.root, "--otlp", f"{url}/v1/metrics")
+            assert (done.returncode, "rejects 3 values: old" in done.stderr) == (1, True)
+            Mine.status, Mine.answer = 403, b""
+            done = memfs("metrics", mount.root, "--otlp", url)
+            assert (done.returncode, "403" in done.stderr) == (1, True)
+            Mine.status = 200
+            Mine.got.clear()
+            words = ["metrics", "--otlp", url, "--every", "1s", str(mount.root)]
+            with subprocess.Popen([sys.executable, "-m", "memfs_tools.main", *words]) as process:
+                wait_for(lambda: len(Mine.got) >= 2, "two requests")
+                process.send_signal(signal.SIGINT)
+                assert process.wait(WAIT_S) == 130
+        finally:
+            server.shutdown()
+            join(thread)
+    done = memfs("metrics", mount.root, "--otlp", url)
+    assert (done.returncode, "does not answer" in done.stderr) == (ExitCode.NO_ANSWER, True)
+    for words in (["--otlp", "localhost:4318"], ["--every", "5s"], ["--otlp", url, "--every", "0"]):
+        assert memfs("metrics", mount.root, *words).returncode == ExitCode.USAGE, words
 
 
 def test_a_pin_is_an_event_after_the_next_mount(mount: Mount) -> None:

@@ -150,13 +150,13 @@ def test_moves_are_shown_with_their_speed_and_what_waits_with_its_reason() -> No
     text = "\n".join(drawn(screen.render(120, 24), 120, 24))
     for expected in (
         *(" 45%", "100.0 MiB", "10.0 MiB/s", "upload /up", "upload several files"),
-        *("50 requests a second", "  warm    due now            the RAM tier is full: /a"),
+        *("50 requests a second", "  warm    due now            /a: the RAM tier is full"),
     ):
         assert expected in text
-    assert text.index("403: /b") < text.index("full: /a")
+    assert text.index("  glacier again in 42 s      /b") < text.index("/a: ")
     screen.press("s")
     text = "\n".join(drawn(screen.render(120, 24), 120, 24))
-    assert text.index("403: /b") > text.index("full: /a")
+    assert text.index("  glacier again in 42 s      /b") > text.index("/a: ")
 
 
 def test_a_long_list_is_gone_through() -> None:

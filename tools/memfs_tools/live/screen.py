@@ -15,7 +15,7 @@ from rich.text import Text
 
 from memfs.control.report import COUNT_MAX
 from memfs.escaping import escape_text
-from memfs.sizes import format_duration, format_size
+from memfs.sizes import format_count, format_duration, format_size
 from memfs_tools.display import status_head, status_notes, status_parts, usage_bar
 from memfs_tools.live.sampling import NO_RATES, Rates, Sample, move_key, program_key, rates
 
@@ -277,7 +277,8 @@ def _head(sample: Sample, changes: Rates, width: int) -> list[Text]:
             "bold",
         ),
         _line(
-            f"{changes.requests:.0f} requests a second, {sample.activity['move_count']} moves, "
+            f"{changes.requests:.0f} requests a second, "
+            f"{format_count(sample.activity['move_count'], 'move')}, "
             f"{_at_most(work.queued_count)} decided, {_at_most(work.pending_count)} waiting, "
             f"{_at_most(work.unsealed_count)} open for writing",
             width,
@@ -331,7 +332,8 @@ class _Block:
 
 def _waiting(move: PendingReport) -> str:
     when = f"again in {format_duration(move.retry_s)}" if move.retry_s else "due now"
-    return f"  {move.wanted:<8}{when:<18} {move.reason}: {move.path}"
+    # The path comes first: a reason is long, and a narrow terminal cuts lines at their end.
+    return f"  {move.wanted:<8}{when:<18} {move.path}: {move.reason}"
 
 
 def _rate(rate: float, *, signed: bool = False) -> str:
