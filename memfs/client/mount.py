@@ -318,9 +318,10 @@ class Mount(NamedTuple):
         }
         return self.asking(trees.PUBLISH_PART, WORK_S_MAX)(params)
 
-    def publish_removed(self, root: int, url: str) -> trees.RemovedReport:
-        """Remove objects whose files are gone, if the configuration says so."""
-        return self.asking(trees.PUBLISH_REMOVED, WORK_S_MAX)({"root": root, "url": url})
+    def publish_removed(self, root: int, url: str, deleted: str = "") -> trees.RemovedReport:
+        """Remove objects whose files are gone, or keep them; empty: as the configuration says."""
+        params: trees.PublishRemovedParameters = {"root": root, "url": url, "deleted": deleted}
+        return self.asking(trees.PUBLISH_REMOVED, WORK_S_MAX)(params)
 
     def published(self, url: str, after: str = "") -> list[dict[str, Any]]:
         """Return some of what was published below a URL, behind a key."""

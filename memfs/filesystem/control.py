@@ -53,6 +53,7 @@ from memfs.policy.marks import (
     MARKS,
     POOL_XATTR,
     PRIORITY_XATTR,
+    PUBLISH_DELETED_XATTR,
     PUBLISH_XATTR,
     SNAPSHOT_XATTR,
     SNAPSHOTS_ON,
@@ -60,6 +61,7 @@ from memfs.policy.marks import (
     TENSOR_DTYPE_XATTR,
     TENSOR_MARKS,
     TENSOR_SHAPE_XATTR,
+    parse_deleted,
     parse_priority,
     parse_snapshots,
 )
@@ -129,6 +131,7 @@ class Control:
             SNAPSHOT_XATTR: self._snapshots,
             STORE_XATTR: self._store,
             PUBLISH_XATTR: partial(self._mark, PUBLISH_XATTR),
+            PUBLISH_DELETED_XATTR: partial(self._mark, PUBLISH_DELETED_XATTR),
             TENSOR_DTYPE_XATTR: partial(self._mark, TENSOR_DTYPE_XATTR),
             TENSOR_SHAPE_XATTR: partial(self._mark, TENSOR_SHAPE_XATTR),
         }
@@ -218,6 +221,8 @@ class Control:
             self._require_store(text)
         elif name == PUBLISH_XATTR:
             self._require_target(text)
+        elif name == PUBLISH_DELETED_XATTR:
+            parse_deleted(text)
         elif name == TENSOR_DTYPE_XATTR:
             parse_dtype(text)
         else:
@@ -236,7 +241,7 @@ class Control:
         self._access_stats.marked = True
         if name in TENSOR_MARKS and self._hot is not None:
             self._hot.clear_refusals()
-        if name == PUBLISH_XATTR:
+        if name in (PUBLISH_XATTR, PUBLISH_DELETED_XATTR):
             self._activity.changes.note_all()
         self._activity.note_pin(ino)
 
@@ -286,7 +291,7 @@ class Control:
             async with self._engine.change(deferred=True):
                 inode = await self._engine.get_inode(ino)
                 await self._engine.remove_xattr(ino, name, inode.ctime_ns)
-            if name == PUBLISH_XATTR:
+            if name in (PUBLISH_XATTR, PUBLISH_DELETED_XATTR):
                 self._activity.changes.note_all()
             self._activity.note_pin(ino)
             return

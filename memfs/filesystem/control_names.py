@@ -11,6 +11,7 @@ from memfs.policy.marks import (
     AGES_XATTR,
     POOL_XATTR,
     PRIORITY_XATTR,
+    PUBLISH_DELETED_XATTR,
     PUBLISH_XATTR,
     SNAPSHOT_XATTR,
     STORE_XATTR,
@@ -105,6 +106,11 @@ CONTROL_XATTRS: dict[bytes, ControlXattr] = {
         True,
         "URL below which all files of a directory are published as plain objects, by their paths "
         "below it: `s3://bucket/results`. It must be below one of `publish.targets`.",
+    ),
+    PUBLISH_DELETED_XATTR: ControlXattr(
+        True,
+        "What becomes of a published object whose file is gone or renamed: `keep` or `remove`, by "
+        "default as `publish.delete` says. A directory's holds for all below.",
     ),
     DIGEST_XATTR: ControlXattr(False, "BLAKE3 of the content of this generation, where known."),
     SOURCE_XATTR: ControlXattr(

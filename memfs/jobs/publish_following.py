@@ -27,7 +27,7 @@ from memfs.errors import (
     StaleInodeError,
 )
 from memfs.jobs.file_work import CONCURRENT_COUNT_MAX
-from memfs.jobs.publishing import has_file, key_behind
+from memfs.jobs.publishing import has_file, key_behind, removes_deleted
 from memfs.metadata.records import InodeFlags
 from memfs.moves.outcome import MoveOutcome
 from memfs.moves.publish_marks import forget_root, is_allowed, list_roots, target_of
@@ -290,12 +290,12 @@ class Following:
     async def _remove_if_gone(
         self, place: Publication, known: PublishedObject, roots: list[Root]
     ) -> None:
-        config = self._parts.config
-        if not config.publish.delete or not is_allowed(place.target, config):
-            return
-        below = [each.inode for each in roots if each.target == place.target]
         # What nobody follows any more stays as it is.
-        if not below or await has_file(self._parts.engine, below, key_behind(place, known)):
+        below = [each.inode for each in roots if each.target == place.target]
+        removes = [await removes_deleted(self._parts, each.ino) for each in below]
+        if not any(removes) or not is_allowed(place.target, self._parts.config):
+            return
+        if await has_file(self._parts.engine, below, key_behind(place, known)):
             return
         if problem := await place.remove(known):
             log.info("%s stays although its file is gone: %s", known.url, problem)

@@ -29,7 +29,12 @@ from memfs.moves.outcome import MoveOutcome
 from memfs.moves.publish_marks import list_roots, target_of
 from memfs.moves.publishing import Publication, published_below
 from memfs.placement.quotas import cost_of_upload
-from memfs.policy.marks import PUBLISH_XATTR
+from memfs.policy.marks import (
+    DELETED_REMOVE,
+    PUBLISH_DELETED_XATTR,
+    PUBLISH_XATTR,
+    parse_deleted,
+)
 from memfs.stores.remote import open_public_store, with_credentials
 from memfs.types import InodeNo
 
@@ -246,8 +251,14 @@ class PublishMethods:
         known = await self._parts.engine.get_published(place.url_of(key))
         return "" if known is None else await place.remove(known)
 
-    async def publish_removed(self, root: int, url: str) -> RemovedReport:
-        """Remove objects whose files are gone, if the configuration says so.
+    async def publish_removed(self, root: int, url: str, deleted: str = "") -> RemovedReport:
+        """Remove objects whose files are gone, if that is wanted.
+
+        Args:
+            root: The directory, or the file.
+            url: Where to.
+            deleted: `keep` or `remove`; empty: as `user.memfs.publish_deleted` of the directory,
+                or else the configuration, says.
 
         Returns:
             `removed_count`, `left_count` of those that stay, and `problems` of the first ones.
@@ -255,7 +266,10 @@ class PublishMethods:
         place = await self._places.at(url)
         directory = await self._parts.engine.get_inode(InodeNo(root))
         roots = [directory, *await roots_of(self._parts.engine, place.target)]
-        return await self._remove_gone(place, roots)
+        removes = (
+            parse_deleted(deleted) if deleted else await removes_deleted(self._parts, directory.ino)
+        )
+        return await self._remove_gone(place, roots, removes=removes)
 
     async def published(self, url: str, after: str = "", limit: int = 1000) -> PublishedReport:
         """Return what was published below a URL, in order of key.
@@ -266,29 +280,42 @@ class PublishMethods:
         target = target_of(url)
         behind = f"{target}/{after}" if after else ""
         found = await self._parts.engine.list_published(target, behind, min(max(limit, 1), 1000))
-        return {
-            "objects": [
-                {
-                    "key": each.url.removeprefix(f"{target}/"),
-                    "size": each.size,
-                    "mtime_ns": each.mtime_ns,
-                    "etag": each.etag,
-                    "digest": each.digest.hex(),
-                    "current": bool(each.generation),
-                    "problem": each.problem,
-                    "of_manifest": not each.ino,
-                }
-                for each in found
-            ]
-        }
+        return {"objects": [await self._describe(target, each) for each in found]}
 
-    async def _remove_gone(self, place: Publication, roots: Sequence[Inode]) -> RemovedReport:
+    async def _describe(self, target: str, known: PublishedObject) -> dict[str, object]:
+        """Return what is told of an object: its own, and what its file has beside the bytes."""
+        engine = self._parts.engine
+        told: dict[str, object] = {
+            "key": known.url.removeprefix(f"{target}/"),
+            "size": known.size,
+            "mtime_ns": known.mtime_ns,
+            "etag": known.etag,
+            "digest": known.digest.hex(),
+            "current": bool(known.generation),
+            "problem": known.problem,
+            "of_manifest": not known.ino,
+        }
+        try:
+            inode = await engine.get_inode(known.ino)
+            xattrs = {
+                _text(name.removeprefix(b"user.")): _text(await engine.get_xattr(known.ino, name))
+                for name in await engine.list_xattrs(known.ino)
+                if name.startswith(b"user.") and not name.startswith(b"user.memfs.")
+            }
+        except (StaleInodeError, NoXattrError):
+            return told | {"mode": None, "uid": None, "gid": None, "xattrs": {}}
+        mode = stat.S_IMODE(inode.mode)
+        return told | {"mode": mode, "uid": inode.uid, "gid": inode.gid, "xattrs": xattrs}
+
+    async def _remove_gone(
+        self, place: Publication, roots: Sequence[Inode], *, removes: bool
+    ) -> RemovedReport:
         removed_count, problems = 0, []
         left_count = 0
         async for known in published_below(self._parts, place.target):
             if not known.ino or await has_file(self._parts.engine, roots, key_behind(place, known)):
                 continue
-            if not self._parts.config.publish.delete:
+            if not removes:
                 left_count += 1
                 continue
             if problem := await place.remove(known):
@@ -306,6 +333,12 @@ class PublishMethods:
 def key_behind(place: Publication, known: PublishedObject) -> str:
     """Return the key of an object behind the URL of its place."""
     return known.url.removeprefix(f"{place.target}/")
+
+
+async def removes_deleted(parts: MoveParts, ino: InodeNo) -> bool:
+    """Return whether objects of files are removed that are gone below a directory."""
+    mark = await parts.engine.effective_xattr(ino, PUBLISH_DELETED_XATTR)
+    return parts.config.publish.delete if mark is None else mark == DELETED_REMOVE
 
 
 async def roots_of(engine: Engine, target: str) -> list[Inode]:
@@ -336,3 +369,8 @@ async def has_file(engine: Engine, roots: Sequence[Inode], key: str) -> bool:
         if now is not None and stat.S_ISREG(now.mode):
             return True
     return False
+
+
+def _text(content: bytes) -> str:
+    """Return bytes as text, as the catalogue has them."""
+    return content.decode("utf-8", "backslashreplace")

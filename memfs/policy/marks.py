@@ -29,7 +29,14 @@ STORE_XATTR = b"user.memfs.store"
 PUBLISH_XATTR = b"user.memfs.publish"
 """URL below which all files of a directory are published."""
 
-MARKS = (PRIORITY_XATTR, POOL_XATTR, AGES_XATTR, SNAPSHOT_XATTR, STORE_XATTR, PUBLISH_XATTR)
+PUBLISH_DELETED_XATTR = b"user.memfs.publish_deleted"
+DELETED_KEEP, DELETED_REMOVE = b"keep", b"remove"
+"""What becomes of a published object whose file is gone or renamed."""
+
+MARKS = (
+    *(PRIORITY_XATTR, POOL_XATTR, AGES_XATTR, SNAPSHOT_XATTR, STORE_XATTR),
+    *(PUBLISH_XATTR, PUBLISH_DELETED_XATTR),
+)
 """Stored as xattrs of the inode, and inherited by all below a directory that has no own one."""
 
 TENSOR_MARKS = (TENSOR_DTYPE_XATTR, TENSOR_SHAPE_XATTR)
@@ -51,6 +58,17 @@ def parse_priority(text: str) -> int:
             "files of a higher one move first and leave fast tiers last"
         )
     return int(text)
+
+
+def parse_deleted(text: str) -> bool:
+    """Return whether objects of files that are gone are removed: `keep` or `remove`.
+
+    Raises:
+        InvalidValueError: It is neither.
+    """
+    if text.encode() not in (DELETED_KEEP, DELETED_REMOVE):
+        raise InvalidValueError(f"{text!r}: what becomes of the objects is keep or remove")
+    return text.encode() == DELETED_REMOVE
 
 
 def parse_snapshots(text: str) -> bytes:

@@ -15,6 +15,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from blake3 import blake3
 
 from tests.mounting import MountError, run_memfs
 from tests.servers.process import READY
@@ -86,6 +87,7 @@ def test_other_programs_read_what_was_published(
     (directory / "a.txt").write_text("one")
     os.utime(directory / "a.txt", ns=(10**18, 10**18 + 500_000_000))
     (directory / "a.txt").chmod(0o640)
+    os.setxattr(directory / "a.txt", "user.city", b"Ulm")
     answer = publish("--manifest", directory, url)
     assert answer["outcomes"]["done"] == 2
     assert answer["manifest"] is True
@@ -113,6 +115,11 @@ def test_other_programs_read_what_was_published(
             f"select key, size from 's3://{root}/_memfs/catalog.parquet' order by key"
         ).fetchall()
     assert keys == [("a.txt", 3), ("deep/t.parquet", os.stat(directory / "deep/t.parquet").st_size)]
+    with fs.open(f"{root}/_memfs/catalog.parquet") as opened:
+        told, _ = pq.read_table(opened).sort_by("key").to_pylist()
+    assert told["digest"] == blake3(b"one").hexdigest()
+    assert (told["mode"], told["uid"], told["xattrs"]) == (0o640, os.geteuid(), [("city", "Ulm")])
+    assert told["mtime"].isoformat().startswith("2001-09-09T01:46:40.5")
 
     # Changed there: it stays, and _SUCCESS is gone until all is as it should be.
     fs.pipe(f"{root}/a.txt", b"theirs")

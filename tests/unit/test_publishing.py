@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import time
@@ -28,7 +29,7 @@ from memfs.moves.publish_uploads import list_uploads
 from memfs.moves.publishing import TAKEN, Publication
 from memfs.moves.uploading import upload
 from memfs.placement.quotas import Quotas
-from memfs.policy.marks import PUBLISH_XATTR
+from memfs.policy.marks import PUBLISH_DELETED_XATTR, PUBLISH_XATTR
 from memfs.stores.publishing import (
     PublicAttributes,
     content_type_of,
@@ -38,6 +39,7 @@ from memfs.stores.publishing import (
 from memfs.stores.remote import open_public_store
 from memfs.stores.s3_publishing import S3PublicStore
 from memfs.types import ROOT_INODE, InodeNo
+from memfs_tools.published_lines import write_lines
 from tests.moving import SMALL_FRAMES, State, compressible
 from tests.servers.process import READY
 from tests.waiting import WAIT_S
@@ -437,6 +439,50 @@ async def test_two_directories_with_one_target_leave_each_other_alone(bench: Ben
         state.activity.changes.note_all()
         await following.step()
         assert bench.names() == ["of-one", "of-two"]
+
+
+async def test_what_becomes_of_objects_without_files_is_said_for_each_directory(
+    tmp_path: Path,
+) -> None:
+    """And for each call; only what memfs has put there, and nobody has changed since."""
+    there = tmp_path / "there"
+    there.mkdir()
+    state, url = State(tmp_path / "state", SMALL_FRAMES), f"file://{there}"
+    engine, places = state.engine, Places(state.parts, {})
+    methods = PublishMethods(state.parts, Quotas(state.config.quotas, engine), places)
+    inos = [await state.create(name, CONTENT) for name in ("a", "b", "c")]
+    await methods.publish([int(ino) for ino in inos], int(ROOT_INODE), url)
+    os.setxattr(there / "a", "user.of-others", b"")
+    (there / "a").write_bytes(b"theirs")
+    for name in (b"a", b"b"):
+        await engine.unlink(ROOT_INODE, name, 1)
+    await engine.rename(ROOT_INODE, b"c", ROOT_INODE, b"d", 0, 1)
+    report = await methods.publish_removed(int(ROOT_INODE), url)
+    assert (report["removed_count"], report["left_count"]) == (0, 3)
+    async with engine.change():
+        await engine.set_xattr(ROOT_INODE, PUBLISH_DELETED_XATTR, b"remove", 0, 1)
+    report = await methods.publish_removed(int(ROOT_INODE), url, "keep")
+    assert (report["removed_count"], report["left_count"]) == (0, 3)
+    assert sorted(os.listdir(there)) == ["a", "b", "c"]
+    report = await methods.publish_removed(int(ROOT_INODE), url)
+    assert (report["removed_count"], report["left_count"]) == (2, 1)
+    assert report["problems"] == [f"{url}/a: {TAKEN}"]
+    assert os.listdir(there) == ["a"]
+    assert (there / "a").read_bytes() == b"theirs"
+    with pytest.raises(InvalidValueError, match="keep or remove"):
+        await methods.publish_removed(int(ROOT_INODE), url, "perhaps")
+    await places.aclose()
+    state.close()
+
+
+def test_a_manifest_without_pyarrow_is_lines_of_json(tmp_path: Path) -> None:
+    told = {"key": "a", "size": 3, "mtime_ns": 5, "etag": '"e"', "digest": "00", "mode": 0o644}
+    told |= {"uid": 1, "gid": 2, "xattrs": {"city": "Köln"}, "problem": "", "of_manifest": False}
+    objects = [told | {"current": True}, told | {"key": "b", "current": False}]
+    assert write_lines(tmp_path / "table", objects) == 1
+    [line] = (tmp_path / "table").read_text().splitlines()
+    wanted = {name: value for name, value in told.items() if name not in ("problem", "of_manifest")}
+    assert json.loads(line) == wanted | {"etag": "e"}
 
 
 async def test_a_file_is_asked_for_by_its_name_below_the_directory(bench: Bench) -> None:

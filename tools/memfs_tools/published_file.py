@@ -23,6 +23,10 @@ _SCHEMA = pa.schema(
         ("mtime", pa.timestamp("ns", "UTC")),
         ("etag", pa.string()),
         ("digest", pa.string()),
+        ("mode", pa.int32()),
+        ("uid", pa.int64()),
+        ("gid", pa.int64()),
+        ("xattrs", pa.map_(pa.string(), pa.string())),
     ]
 )
 
@@ -40,8 +44,9 @@ def write_published(file: Path, objects: Iterable[dict[str, Any]]) -> int:
         for each in objects:
             if not each["current"]:
                 continue
-            row = {name: each[name] for name in ("key", "size", "digest")}
-            rows.append(row | {"mtime": each["mtime_ns"], "etag": each["etag"].strip('"')})
+            row = {name: each[name] for name in ("key", "size", "digest", "mode", "uid", "gid")}
+            row |= {"mtime": each["mtime_ns"], "etag": each["etag"].strip('"')}
+            rows.append(row | {"xattrs": [*each["xattrs"].items()]})
             count += 1
             if len(rows) >= _GROUP_ROW_COUNT:
                 writer.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA))

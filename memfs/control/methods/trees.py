@@ -113,6 +113,8 @@ class PublishRemovedParameters(TypedDict):
 
     root: int
     url: str
+    deleted: NotRequired[str]
+    """`keep` or `remove`; empty: as the directory, or else the configuration, says."""
 
 
 class RemovedReport(TypedDict):

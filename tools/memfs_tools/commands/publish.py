@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from memfs.control.methods.trees import RemovedReport, WorkReport
 
 MANIFEST = "_memfs/catalog.parquet"
+LINES = "_memfs/catalog.jsonl"
 SUCCESS = "_SUCCESS"
 
 _WORDS = {
@@ -39,13 +40,24 @@ _WORDS = {
 @click.option("--watch", is_flag=True, help="And whatever is written there from now on.")
 @click.option("--manifest", is_flag=True, help=f"Add {MANIFEST}, and {SUCCESS} last.")
 @click.option(
+    "--deleted",
+    type=click.Choice(["keep", "remove"]),
+    help="What becomes of objects whose files are gone; by default as publish.delete says.",
+)
+@click.option(
     "--unconditional",
     is_flag=True,
     help="Also to a store that knows no conditions: a look before each change stands for them.",
 )
 @AS_JSON
 def publish(
-    path: Path, url: str, watch: bool, manifest: bool, unconditional: bool, as_json: bool
+    path: Path,
+    url: str,
+    watch: bool,
+    manifest: bool,
+    deleted: str | None,
+    unconditional: bool,
+    as_json: bool,
 ) -> None:
     """Copy files into a bucket or a directory as plain objects that any tool reads.
 
@@ -65,9 +77,13 @@ def publish(
     else what the library of the store finds. --watch sets `user.memfs.publish`; URL must be below
     one of publish.targets.
 
-    An object whose file is gone stays, unless publish.delete is set. With --manifest a table of all
-    objects is added, with their sizes, etags and digests; _SUCCESS goes first and comes back when
-    all is there.
+    An object whose file is gone or renamed stays, unless publish.delete is set, or --deleted says
+    remove: those that memfs has put there and nobody has changed since are removed then. --watch
+    keeps that word in `user.memfs.publish_deleted`.
+
+    With --manifest a table of all objects is added, with sizes, etags, digests, times, modes and
+    xattrs: as Parquet, or as JSON lines (catalog.jsonl) where pyarrow is not installed. _SUCCESS
+    goes first and comes back when all is there.
 
     Exits with 1 if something is not published.
     """  # noqa: D301 - \b is for click: keep the lines below as they are
@@ -77,6 +93,8 @@ def publish(
     root = os.stat(path).st_ino
     totals = Totals()
     if watch:
+        if deleted is not None:
+            os.setxattr(path, "user.memfs.publish_deleted", deleted.encode())
         os.setxattr(path, "user.memfs.publish", url.encode())
     if manifest and (problem := served.publish_part(url, SUCCESS, "", unconditional=unconditional)):
         raise UsageError(f"{url}: {SUCCESS}: {problem}", ExitCode.PROBLEMS)
@@ -88,7 +106,7 @@ def publish(
         return f"{format_size(done.moved_bytes)} published"
 
     TreeWork(Work(call), totals).run((path,), describe, hidden=as_json)
-    removed = served.publish_removed(root, url)
+    removed = served.publish_removed(root, url, deleted or "")
     complete = totals.complete and not removed["problems"]
     told = None
     if manifest and complete:
@@ -118,8 +136,8 @@ def _tell(totals: Totals, removed: RemovedReport, problem: str | None) -> None:
         tell(f"{removed['removed_count']} objects were removed: their files are gone")
     if removed["left_count"]:
         tell(
-            f"{removed['left_count']} objects have no file any more and stay; publish.delete = "
-            "true removes those that nobody else has changed"
+            f"{removed['left_count']} objects have no file any more and stay; --deleted remove "
+            "removes those that nobody else has changed"
         )
 
 
@@ -128,13 +146,19 @@ def _publish_manifest(served: Mount, url: str, *, unconditional: bool) -> str | 
     try:
         from memfs_tools.published_file import write_published
     except ImportError:
-        raise UsageError("a manifest needs pyarrow: pip install 'memfs-tiers[traces]'") from None
+        # The other form of the table: they say the same.
+        from memfs_tools.published_lines import write_lines as write_published
+
+        name, former = LINES, MANIFEST
+    else:
+        name, former = MANIFEST, LINES
     with tempfile.TemporaryDirectory(prefix="memfs-publish-") as directory:
-        table, mark = Path(directory) / "catalog.parquet", Path(directory) / SUCCESS
+        table, mark = Path(directory) / "catalog", Path(directory) / SUCCESS
         write_published(table, _list(served, url))
         mark.touch()
-        for key, path in ((MANIFEST, table), (SUCCESS, mark)):
-            problem = served.publish_part(url, key, os.fspath(path), unconditional=unconditional)
+        # A table of another time must not stay beside this one.
+        for key, path in ((former, ""), (name, os.fspath(table)), (SUCCESS, os.fspath(mark))):
+            problem = served.publish_part(url, key, path, unconditional=unconditional)
             if problem:
                 return f"{url}/{key}: {problem}"
     return None
