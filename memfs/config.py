@@ -275,6 +275,9 @@ class PublishConfig:
     files; `memfs publish` may publish anywhere."""
     plain: bool = False
     """Publish in clear although objects are encrypted (`encryption.remote`)."""
+    mend: bool = True
+    """Where no own form of a file is intact, it is made anew from its published object, if that has
+    the digest of the file."""
     unconditional: bool = False
     """Publish also where a store knows no conditions: it is looked at right before each change, and
     what somebody else writes within that moment is lost."""

@@ -404,6 +404,7 @@ def assemble(
         )
         history = History(engine, readings.take, activity, move_parts.events, healths)
         places = Places(move_parts, os.environ, read_form=parts.form_reader.read)
+        move_parts.published = places.fetch
         publishing = PublishMethods(move_parts, quotas, places)
         following = Following(move_parts, quotas, places, activity.changes)
         hot = _build_hot(config.hot, state_dir, board, move_parts, activity)

@@ -109,8 +109,9 @@ CONTROL_XATTRS: dict[bytes, ControlXattr] = {
     ),
     PUBLISH_DELETED_XATTR: ControlXattr(
         True,
-        "What becomes of a published object whose file is gone or renamed: `keep` or `remove`, by "
-        "default as `publish.delete` says. A directory's holds for all below.",
+        "`remove`: a published object goes when its file is removed or renamed, unless somebody "
+        "else has changed it. `keep`: it stays. `publish.delete` is the default. A directory's "
+        "holds for all below.",
     ),
     DIGEST_XATTR: ControlXattr(False, "BLAKE3 of the content of this generation, where known."),
     SOURCE_XATTR: ControlXattr(

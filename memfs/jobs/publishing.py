@@ -101,6 +101,10 @@ class Places:
             log.info("publishing to %s, with the options of %s", target, _named(target, config))
         return found
 
+    async def fetch(self, known: PublishedObject, fd: int, advance: Callable[[int], None]) -> None:
+        """Write the bytes of an object into a file; as `Publication.fetch`."""
+        await (await self.at(known.target)).fetch(known, fd, advance)
+
     async def aclose(self) -> None:
         """Release connections, once uploads that were given up have removed what they left."""
         for place in self._opened.values():

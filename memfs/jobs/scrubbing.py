@@ -430,10 +430,16 @@ async def _repair(
         for check in damaged:
             if await _remake(parts, _form_of(forms, check.kind), sharers):
                 remade.add(check.kind)
+        source = "a file that shares its content"
+        if not remade and (mended := await _mend(parts, inode)) is not None:
+            source = "its published object"
+            for check in damaged:
+                if await _remake(parts, _form_of(forms, check.kind), [mended]):
+                    remade.add(check.kind)
         if not remade:
             return await _quarantine(parts, inode, checks, reasons)
         forms = await parts.engine.list_forms(inode.blob)
-        detail = f"{reasons}; made anew from a file that shares its content"
+        detail = f"{reasons}; made anew from {source}"
     for check in damaged:
         if check.kind in remade:
             continue
@@ -460,6 +466,16 @@ async def _repair(
         except (MemfsError, OSError) as error:
             detail += f"; it is read from there for now: {error}"
     return Scrubbed(ScrubOutcome.REPAIRED, checks, detail)
+
+
+async def _mend(parts: MoveParts, inode: Inode) -> Inode | None:
+    """Return a file once it was fetched from its published object; None: that cannot be done."""
+    if inode.raw or not await parts.engine.list_published_of(inode.ino):
+        return None
+    try:
+        return await hydrate(parts, inode.ino)
+    except (MemfsError, OSError):
+        return None
 
 
 def _form_of(forms: Sequence[Form], kind: FormKind) -> Form | None:

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from memfs.hot.board import HotBoard
     from memfs.metadata.engine import Engine
     from memfs.metadata.records import Inode
+    from memfs.moves.mending import FetchPublished
     from memfs.stores.lost_found import LostFound
     from memfs.stores.packed import PackedStore
     from memfs.stores.raw import RawStore
@@ -115,6 +116,8 @@ class MoveParts:
     """Why nothing in the store may be changed; None: it is this state's own."""
     sources: Sources | None = None
     """Those of adopted objects; None: they are not read here."""
+    published: FetchPublished | None = None
+    """Fetches published objects, for files that have lost their own forms; None: nobody does."""
     hot: HotBoard | None = None
     """None: there is no hot tier."""
     threads: trio.CapacityLimiter = field(

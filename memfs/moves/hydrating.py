@@ -31,6 +31,7 @@ from memfs.metrics.traffic import Level
 from memfs.moves.attempt import recorded, sources_of
 from memfs.moves.coding import unlock
 from memfs.moves.damage import replace_damaged
+from memfs.moves.mending import fill_from_published
 from memfs.moves.sharing import fill_from_sharer
 from memfs.stores.contents import open_content
 from memfs.stores.digesting import digest_file
@@ -243,10 +244,9 @@ async def _unpack(
                 if not form.is_foreign:
                     await release(parts.engine, form)
                 return
-    if (
-        failure is not None
-        and blob is not None
-        and await fill_from_sharer(parts, inode, blob, fd, progress)
+    if blob is not None and (
+        (failure is not None and await fill_from_sharer(parts, inode, blob, fd, progress))
+        or await fill_from_published(parts, inode, blob, fd, progress)
     ):
         return
     raise failure or CorruptDataError(f"inode {inode.ino}: no form of its content is left")

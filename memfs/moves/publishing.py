@@ -32,6 +32,7 @@ from blake3 import blake3
 from memfs.errors import (
     CorruptDataError,
     NotSupportedError,
+    ObjectChangedError,
     ObjectMissingError,
     ObjectTakenError,
 )
@@ -47,7 +48,7 @@ from memfs.moves.publish_uploads import (
     list_uploads,
     note_upload,
 )
-from memfs.stores.disk import disk_errors
+from memfs.stores.disk import disk_errors, write_all_at
 from memfs.stores.parts import PART_CONCURRENCY
 from memfs.stores.publishing import PublicAttributes, content_type_of
 from memfs.stores.store import PART_BYTES
@@ -168,6 +169,31 @@ class Publication:
             *(status.st_uid, status.st_gid, open_part, check),
         )
         return await self._send(key, sent, known, unconditional=unconditional)
+
+    async def fetch(self, known: PublishedObject, fd: int, advance: Callable[[int], None]) -> None:
+        """Write the bytes of an object into a file, from its beginning.
+
+        Args:
+            known: The object, as it was published.
+            fd: Writable.
+            advance: Told the bytes that are there.
+
+        Raises:
+            ObjectMissingError, ObjectChangedError: It is not there any more.
+            StoreError: The store refused or cannot be reached.
+        """
+        key = known.url.removeprefix(f"{self.target}/")
+        found = await self._store.find(key)
+        if found is None:
+            raise ObjectMissingError(f"{known.url}: it is not there any more")
+        if (found.etag, found.size) != (known.etag, known.size):
+            raise ObjectChangedError(f"{known.url}: {TAKEN}")
+        for start in range(0, found.size, PART_BYTES):
+            end = min(start + PART_BYTES, found.size)
+            data = await self._store.read(key, found, start, end)
+            # Not to be abandoned: the number of the file would be another file's soon.
+            await trio.to_thread.run_sync(write_all_at, fd, data, start)
+            advance(end)
 
     async def end_uploads(self) -> None:
         """End what uploads that were cut off have left there.

@@ -17,11 +17,19 @@ import trio.testing
 from memfs.config import EncryptionConfig, PublishConfig
 from memfs.content.forms import FormReader
 from memfs.encryption.keys import Key, KeyRing
-from memfs.errors import CorruptDataError, InvalidValueError, NotSupportedError, UsageError
+from memfs.errors import (
+    CorruptDataError,
+    InvalidValueError,
+    NotSupportedError,
+    ObjectMissingError,
+    UsageError,
+)
 from memfs.jobs.publish_following import Following
 from memfs.jobs.publishing import Places, PublishMethods
+from memfs.jobs.scrubbing import ScrubOutcome, scrub_file
 from memfs.metadata.records import NewInode
 from memfs.moves.dropping import drop_raw
+from memfs.moves.hydrating import hydrate
 from memfs.moves.outcome import MoveOutcome
 from memfs.moves.packing import pack
 from memfs.moves.publish_marks import is_allowed, list_roots, note_root, target_of
@@ -48,6 +56,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
+    from memfs.config import Config
     from memfs.stores.publishing import PublicObject
     from memfs.stores.store import ByteSource
     from tests.servers.seaweedfs import S3Server
@@ -472,6 +481,70 @@ async def test_what_becomes_of_objects_without_files_is_said_for_each_directory(
     with pytest.raises(InvalidValueError, match="keep or remove"):
         await methods.publish_removed(int(ROOT_INODE), url, "perhaps")
     await places.aclose()
+    state.close()
+
+
+async def mendable(tmp_path: Path, config: Config = SMALL_FRAMES) -> tuple[State, InodeNo, Path]:
+    """Return a file that is in the object store alone, and was published."""
+    there = tmp_path / "there"
+    there.mkdir()
+    state = State(tmp_path / "state", config)
+    places = Places(state.parts, {})
+    state.parts.published = places.fetch
+    ino = await state.create("a", CONTENT)
+    await upload(state.parts, ino)
+    assert (await (await places.at(f"file://{there}")).publish(ino, "a")).problem == ""
+    await drop_raw(state.parts, ino)
+    return state, ino, there / "a"
+
+
+async def objects_of(state: State) -> list[Path]:
+    return [path for path in state.objects_dir.rglob("*") if path.is_file()]
+
+
+async def test_a_file_that_has_lost_its_own_forms_is_made_from_its_published_object(
+    tmp_path: Path,
+) -> None:
+    state, ino, _ = await mendable(tmp_path)
+    for path in await objects_of(state):
+        path.unlink()
+    await hydrate(state.parts, ino)
+    assert await state.content(ino) == CONTENT
+    state.close()
+
+
+async def test_a_scrub_makes_a_damaged_object_anew_from_the_published_one(tmp_path: Path) -> None:
+    state, ino, _ = await mendable(tmp_path)
+    for path in await objects_of(state):
+        data = path.read_bytes()
+        path.write_bytes(data[:100] + bytes([data[100] ^ 1]) + data[101:])
+    scrubbed = await scrub_file(state.parts, ino)
+    assert scrubbed.outcome is ScrubOutcome.REPAIRED
+    assert "its published object" in scrubbed.detail
+    state.close()
+
+
+@pytest.mark.parametrize("how", ["changed", "gone", "off"])
+async def test_a_published_object_stands_in_only_with_the_bytes_of_the_file(
+    tmp_path: Path, how: str
+) -> None:
+    """Nor where that is turned off; nothing is dropped because of it."""
+    publish = PublishConfig(mend=how != "off")
+    state, ino, published = await mendable(tmp_path, replace(SMALL_FRAMES, publish=publish))
+    if how == "gone":
+        published.unlink()
+    elif how == "changed":
+        published.write_bytes(CONTENT[::-1])
+    objects = await objects_of(state)
+    aside = [path.with_suffix(".aside") for path in objects]
+    for path, other in zip(objects, aside, strict=True):
+        path.rename(other)
+    with pytest.raises(ObjectMissingError):
+        await hydrate(state.parts, ino)
+    for path, other in zip(objects, aside, strict=True):
+        other.rename(path)
+    await hydrate(state.parts, ino)
+    assert await state.content(ino) == CONTENT
     state.close()
 
 
