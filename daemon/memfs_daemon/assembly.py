@@ -360,7 +360,7 @@ def assemble(
         scrubber = Scrubber(move_parts, quotas)
         removal = SnapshotRemoval(engine, inside.note_deleted)
         open_files = OpenFiles(move_parts)
-        lost_objects = LostObjects(move_parts)
+        lost_objects = LostObjects(move_parts, quotas)
         exporter = _build_exporter(move_parts, reader, open_files, quotas, generations, config)
         snapshots = SnapshotMethods(move_parts, removal, open_files)
         automatic = AutomaticSnapshots(move_parts, snapshots, state_dir)

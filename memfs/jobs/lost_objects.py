@@ -30,6 +30,7 @@ from memfs.errors import (
 )
 from memfs.jobs.scrubbing import ScrubOutcome, scrub_file
 from memfs.moves.uploading import upload
+from memfs.placement.quotas import cost_of_upload, stored_bytes_max
 from memfs.sizes import format_count
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     from memfs.metadata.records import PlacedObject
     from memfs.moves.attempt import MoveParts
+    from memfs.placement.quotas import Quotas
     from memfs.types import BlobId, InodeNo
 
 log = logging.getLogger(__name__)
@@ -84,11 +86,15 @@ class LostObjects:
 
     Args:
         parts: What moves work with.
+        quotas: Those of the day.
         clock: Nanoseconds since the epoch.
     """
 
-    def __init__(self, parts: MoveParts, clock: Callable[[], int] = time.time_ns) -> None:
+    def __init__(
+        self, parts: MoveParts, quotas: Quotas, clock: Callable[[], int] = time.time_ns
+    ) -> None:
         self._parts = parts
+        self._quotas = quotas
         self._engine = parts.engine
         self._clock = clock
         self._looked_ns = 0
@@ -251,11 +257,14 @@ class LostObjects:
             return False
 
     async def _store_again(self, ino: InodeNo) -> bool:
-        scrubbed = await scrub_file(self._parts, ino)
-        if scrubbed.outcome is not ScrubOutcome.REPAIRED:
-            log.info("inode %d: %s: %s", ino, scrubbed.outcome, scrubbed.detail)
-            return False
-        await upload(self._parts, ino)
+        size = (await self._engine.get_inode(ino)).size
+        # Before the form goes: what there is no room for today is looked at again tomorrow.
+        with self._quotas.reserved(cost_of_upload(stored_bytes_max(size), copied=True)):
+            scrubbed = await scrub_file(self._parts, ino)
+            if scrubbed.outcome is not ScrubOutcome.REPAIRED:
+                log.info("inode %d: %s: %s", ino, scrubbed.outcome, scrubbed.detail)
+                return False
+            await upload(self._parts, ino)
         return True
 
     async def _note(self, losses: tuple[Loss, ...], failures: list[str]) -> None:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from memfs.config import MetadataConfig
+from memfs.config import MetadataConfig, QuotasConfig
 from memfs.encryption.keys import generate_key_file
 from memfs.jobs.lost_objects import Loss, LostObjects
 from memfs.metadata.sqlite.engine import SqliteEngine
+from memfs.placement.quotas import Quotas
 from tests import scratch
 from tests.mounting import Mount, MountError, run_memfs
 from tests.tiers.tiering import SMALL_FRAMES, compressible, status
@@ -171,7 +172,7 @@ def test_objects_that_stores_have_lost_are_told_until_all_is_made_good(
     async def note(engine: SqliteEngine) -> None:
         parts: Any = SimpleNamespace(engine=engine)
         loss = Loss("archive", 50, 3, 1, "archive:blobs/01/1-1-0: it is gone")
-        await LostObjects(parts)._note((loss,), [])
+        await LostObjects(parts, Quotas(QuotasConfig(), engine))._note((loss,), [])
 
     engine = SqliteEngine.open(former.state, MetadataConfig())
     trio.run(note, engine)

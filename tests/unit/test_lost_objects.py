@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ import trio
 import trio.testing
 
 from memfs.addresses import key_within, store_of
-from memfs.config import NamedStoreConfig
+from memfs.config import NamedStoreConfig, QuotasConfig
 from memfs.control.report import LostObjectsReport
 from memfs.encryption.keys import Key, KeyRing
 from memfs.errors import StoreError
@@ -28,13 +29,14 @@ from memfs.metadata.records import PlacedObject
 from memfs.moves.batching import upload_batch
 from memfs.moves.dropping import drop_raw
 from memfs.moves.uploading import upload
+from memfs.placement.quotas import Quotas
 from memfs.policy.marks import STORE_XATTR
 from memfs.types import FormKind
 from tests.faulty_store import Fault, FaultKind
 from tests.moving import SMALL_FRAMES, State, compressible
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from memfs.types import InodeNo
@@ -53,6 +55,14 @@ async def state(tmp_path: Path) -> AsyncIterator[State]:
     opened = State(tmp_path / "state", CONFIG, keys=KEYS)
     yield opened
     opened.close()
+
+
+def lost_objects_of(
+    state: State,
+    config: QuotasConfig = QuotasConfig(),  # noqa: B008 - it is frozen
+    clock: Callable[[], int] = time.time_ns,
+) -> LostObjects:
+    return LostObjects(state.parts, Quotas(config, state.engine), clock)
 
 
 async def make(state: State, name: str, store: str) -> InodeNo:
@@ -81,7 +91,7 @@ async def test_what_a_store_has_lost_is_stored_again(state: State, store: str, h
     for each in (ino, other):
         await upload(state.parts, each)
     before, whole = [await address_of_file(state, each) for each in (ino, other)]
-    lost = LostObjects(state.parts)
+    lost = lost_objects_of(state)
     assert await lost.look() == ()
     path = path_of(state, before)
     path.unlink() if how == "gone" else os.truncate(path, 100)
@@ -109,7 +119,7 @@ async def test_files_of_a_lost_batch_are_stored_again(state: State) -> None:
     [placed] = await state.engine.list_placed("", 10)
     assert placed == PlacedObject(places[0], path_of(state, places[0]).stat().st_size)
     path_of(state, places[0]).unlink()
-    [loss] = await LostObjects(state.parts).look()
+    [loss] = await lost_objects_of(state).look()
     assert loss[:4] == ("", 1, 1, 1)
     for number, ino in enumerate(inos):
         await drop_raw(state.parts, ino)
@@ -126,13 +136,13 @@ async def test_what_nobody_has_any_more_is_told_by_its_store_until_it_is_back(
     address = await address_of_file(state, ino)
     path = path_of(state, address)
     path.rename(path.with_name("away"))
-    lost = LostObjects(state.parts)
+    lost = lost_objects_of(state)
     await lost.look()
     told = LostObjectsReport(store or "default", 1, 0, f"{address}: it is gone")
     assert lost.report() == (told,)
     assert f"store {store or 'default'} has lost 1 object" in caplog.text
     # The next mount knows.
-    again = LostObjects(state.parts)
+    again = lost_objects_of(state)
     await again.begin()
     assert again.report() == (told,)
     path.with_name("away").rename(path)
@@ -148,7 +158,7 @@ async def test_a_store_that_does_not_answer_has_lost_nothing(state: State) -> No
         path_of(state, await address_of_file(state, ino)).unlink()
     fault = Fault(FaultKind.UNAVAILABLE, "list", count=None)
     state.named_faults["archive"].add(fault)
-    lost = LostObjects(state.parts)
+    lost = lost_objects_of(state)
     with pytest.raises(StoreError, match="archive: "):
         await lost.look()
     assert [loss[:4] for loss in lost._losses] == [("", 1, 1, 1)]
@@ -170,7 +180,7 @@ async def test_a_store_that_lacks_much_is_no_reason_to_store_all_again(
     objects = state.objects_dir / "blobs"
     shutil.move(objects, state.objects_dir / "away")
     objects.mkdir()
-    lost = LostObjects(state.parts)
+    lost = lost_objects_of(state)
     [loss] = await lost.look()
     assert loss[:4] == ("", count, count, 0)
     assert "look at its url" in caplog.text
@@ -180,9 +190,23 @@ async def test_a_store_that_lacks_much_is_no_reason_to_store_all_again(
     assert await lost.look() == ()
 
 
+async def test_what_a_quota_has_no_room_for_keeps_its_form_until_the_next_look(
+    state: State,
+) -> None:
+    """So that it is looked at again, and told until then."""
+    ino = await make(state, "lost", "")
+    await upload(state.parts, ino)
+    address = await address_of_file(state, ino)
+    path_of(state, address).unlink()
+    lost = lost_objects_of(state, QuotasConfig(requests_per_day=1))
+    assert [loss[:4] for loss in await lost.look()] == [("", 1, 1, 0)]
+    assert await address_of_file(state, ino) == address
+    assert [loss[:4] for loss in await lost_objects_of(state).look()] == [("", 1, 1, 1)]
+
+
 async def test_it_looks_once_a_day(state: State, autojump_clock: trio.testing.MockClock) -> None:
     looks: list[float] = []
-    lost = LostObjects(state.parts, clock=lambda: int((1e6 + trio.current_time()) * 1e9))
+    lost = lost_objects_of(state, clock=lambda: int((1e6 + trio.current_time()) * 1e9))
 
     async def count() -> tuple[Loss, ...]:
         # What is looked at takes threads, which this clock does not wait for.
