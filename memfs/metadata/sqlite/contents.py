@@ -194,7 +194,11 @@ class Contents(Attributes):
             self._replace(inode, after)
 
     async def list_unsealed(self, after: InodeNo, limit: int) -> list[Inode]:
-        return [Inode._make(row) for row in self._rows(_LIST_UNSEALED, (after, limit))]
+        inodes = [Inode._make(row) for row in self._rows(_LIST_UNSEALED, (after, limit))]
+        for inode in inodes:
+            # Most of them are sealed next.
+            self._cache.put(inode)
+        return inodes
 
     async def mark_durable(self, files: Sequence[tuple[InodeNo, Generation]]) -> None:
         self._begin_change()
