@@ -27,14 +27,14 @@ _CONDITIONS = st.one_of(
     st.fixed_dictionaries({"$nin": st.lists(OPERANDS, max_size=4)}),
     st.fixed_dictionaries({"$exists": st.booleans()}),
     st.fixed_dictionaries(
-        {"$contains": st.sampled_from(["x", "an", "-01", "", "\0", "1", "true"])}
+        {"$contains": st.sampled_from(["x", "an", "Fran", "-01", "", "\0", "1", "2.5", "true"])}
     ),
     st.fixed_dictionaries({"$text": st.sampled_from(["X", "fran SAN", "ÄÖ", "draft x"])}),
     st.fixed_dictionaries({"$not": st.dictionaries(_COMPARISONS, OPERANDS, min_size=1)}),
     st.fixed_dictionaries(
         {
             "$regex": st.sampled_from(
-                ["^x", "Fran", "2025", "[0-9]$", "^$", "^San", "^2025-01", "^\\[dr"]
+                ["^x", "Fran", "n F.*sco$", "2025", "[0-9]$", "^$", "^San", "^2025-01", "^\\[dr"]
             )
         }
     ),

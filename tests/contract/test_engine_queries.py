@@ -120,6 +120,7 @@ ORDERS = st.one_of(
     st.lists(CHANGES, max_size=40),
     st.lists(st.tuples(FILTERS, ORDERS, st.lists(CHANGES, max_size=2)), min_size=3, max_size=8),
     st.sampled_from([1, 3, 1000]),
+    st.booleans(),
 )
 @settings(
     max_examples=80,
@@ -131,6 +132,7 @@ def test_every_filter_finds_what_the_oracle_finds_page_by_page(
     changes: list[Change],
     questions: list[tuple[object, FileOrder | None, list[Change]]],
     limit: int,
+    has_texts: bool,
 ) -> None:
     """With changes between the pages, files that keep their values are found once."""
     site = SqliteSite(tmp_path_factory.mktemp("query"))
@@ -143,6 +145,8 @@ def test_every_filter_finds_what_the_oracle_finds_page_by_page(
 
     async def exercise() -> None:
         await world.make(11)
+        if has_texts:
+            await site.engine.add_index("user.a")
         await world.index()
         for each in changes:
             await change(each)

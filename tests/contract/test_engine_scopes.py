@@ -285,6 +285,10 @@ def test_every_scope_finds_what_a_walk_through_its_tree_finds(
 
     async def exercise() -> None:
         await world.begin()
+        if len(before) % 2:
+            await site.engine.add_index("user.a")
+            while await site.engine.build_indexes(100):
+                pass
         for index, each in enumerate((*before, *after)):
             if index in (len(before), len(before) + len(after) // 2):
                 await world.snapshot()

@@ -385,6 +385,56 @@ async def test_only_texts_of_xattrs_of_users_can_have_an_index(engine: Engine) -
     assert (await ask(engine, {"later": {"$contains": "late"}}))[0] == [inode.ino]
 
 
+WRITTEN = st.text(
+    st.one_of(
+        st.sampled_from("\"'*:^+-(){}[]\\%_?., \0\n\t\ufffd\uffff\u0130\xdfaAbBN"),
+        st.characters(exclude_categories=["Cs"]),
+    ),
+    max_size=9,
+)
+"""Letters that mean something to FTS5, to SQLite, to JSON, or when case is folded."""
+
+
+@given(st.lists(WRITTEN, min_size=1, max_size=3), st.lists(WRITTEN, min_size=1, max_size=2))
+@settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_whatever_is_asked_for_is_quoted(
+    tmp_path_factory: pytest.TempPathFactory, values: list[str], asked: list[str]
+) -> None:
+    """What users write is never read as the language of FTS5; also words of it, and parts."""
+    site = SqliteSite(tmp_path_factory.mktemp("quoted"))
+    engine = site.engine
+    stored: dict[InodeNo, dict[str, bytes]] = {ROOT_INODE: {}}
+    names: dict[InodeNo, str] = {}
+    try:
+        run(index(engine))
+        for field in ("user.note", "$name"):
+            run(engine.add_index(field))
+        run(build(engine, 100))
+        for number, value in enumerate(values):
+            text = f"{value} AND NOT x OR NEAR({value}, 2) {number}"
+            name = text.replace("/", "").replace("\0", "")
+            ino = run(make_file(engine, name.encode())).ino
+            run(put(engine, ino, text.encode()))
+            stored[ino], names[ino] = {"user.note": text.encode()}, name
+        for part in asked:
+            words = f"{part} OR", f"NOT x OR NEAR({part}", f'{part}"', f"*{part}*", f"- {part}"
+            for word in (part, *values, *words):
+                for operator in ("$contains", "$text"):
+                    if operator == "$text" and not word.split():
+                        continue
+                    filter_ = {"note": {operator: word}}
+                    assert sorted(run(ask(engine, filter_))[0]) == expected(stored, filter_)
+                    node = parse({"$name": {operator: word}})
+                    by_name = [i for i in names if matches(node, lambda _, i=i: (names[i],))]  # type: ignore[misc]
+                    found = run(ask(engine, {"$name": {operator: word}, "$size": 0}))[0]
+                    assert sorted(set(found) - {ROOT_INODE}) == by_name
+        site.close()
+    finally:
+        site.engine.close()
+
+
 def test_as_many_xattrs_have_an_index_of_texts_as_there_are_tables(tmp_path: Path) -> None:
     site = SqliteSite(tmp_path)
     engine = site.engine

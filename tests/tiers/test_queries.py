@@ -392,7 +392,17 @@ def test_files_are_found_by_the_texts_of_an_xattr(mount: Mount) -> None:
     mount.start()
     assert ask(mount, some) == ["f8", "h7"]
     assert explained(some).startswith(led)
-    os.removexattr(mount.root / "f8", "user.note")
+    run_memfs("snapshot", "create", "then", "--mount", mount.root)
+    run_memfs("clone", mount.root / "h7", mount.root / "cloned")
+    assert ask(mount, some) == ["cloned", "f8", "h7"]
+    for name in ("f8", "cloned", "h7"):
+        os.removexattr(mount.root / name, "user.note")
+    assert ask(mount, some) == []
+    past = ".memfs/snapshots/then"
+    assert ask(mount, some, "--at", "then") == [f"{past}/f8", f"{past}/h7"]
+    run_memfs("snapshot", "restore", f"{mount.root / 'h7'}@then")
+    assert ask(mount, some) == ["h7"]
+    assert explained(some).startswith(led)
     (mount.root / "h7").unlink()
     assert ask(mount, some) == []
     run_memfs("index", "drop", mount.root, "user.note", "$name")

@@ -108,6 +108,7 @@ REPORT = StatusReport(
         FieldIndexReport("$mtime", "whole", 1000, 1000),
         FieldIndexReport("$name", "building", 120, 1000),
         FieldIndexReport("$size", "leaving", 1000, 1000),
+        FieldIndexReport("user.note", "building", 7, 1000),
     ),
     snapshots=SnapshotsReport(3, 7200.0, 1, 12, 5 << 20),
 )
@@ -213,6 +214,7 @@ def test_indexes_that_are_built_are_told(capsys: pytest.CaptureFixture[str]) -> 
         "those of 2 of 7 names",
         "index of $name: being built: 120 of 1000 inodes are in it",
         "index of $size: being removed",
+        "index of texts of user.note: being built: 7 of 1000 inodes are in it",
     ):
         assert expected in text
     assert "$mtime" not in text
