@@ -19,15 +19,18 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
+from memfs.bounded import BoundedDict
 from memfs.errors import (
     CorruptDataError,
     IsADirectoryInodeError,
     NotKeptError,
+    ObjectChangedError,
     ObjectMissingError,
     StaleInodeError,
 )
 from memfs.linux.files import read_cached
 from memfs.linux.times import storable_ns
+from memfs.metadata.foreign import Conflict
 from memfs.metadata.records import InodeFlags
 from memfs.types import NO_RAW, Generation
 from memfs.waiting import leave
@@ -42,6 +45,11 @@ if TYPE_CHECKING:
 
 _THREADS_MAX = 8
 """Reads that wait for the disk at a time. Guess."""
+
+_REPLACED = "has been replaced, and its source keeps no versions"
+
+_REPLACED_MAX = 1000
+"""Files that are remembered of which the object was replaced; a later read finds it again."""
 
 
 class PastState(enum.StrEnum):
@@ -83,6 +91,7 @@ class PastReader:
         self._sealer = sealer
         self._form_reader = form_reader
         self._threads = trio.CapacityLimiter(_THREADS_MAX)
+        self._replaced: BoundedDict[tuple[InodeNo, Generation], str] = BoundedDict(_REPLACED_MAX)
 
     async def find(self, snap: SnapshotId, ino: InodeNo) -> PastContent:
         """Return where a file's bytes as of a snapshot are now.
@@ -195,9 +204,36 @@ class PastReader:
     async def read_forms(
         self, snap: SnapshotId, content: PastContent, offset: int, size: int
     ) -> bytes:
-        """Read a content that has no raw file; for `PastFile`. Checkpoint: always."""
+        """Read a content that has no raw file; for `PastFile`. Checkpoint: always.
+
+        Raises:
+            NotKeptError: It was that of an object of others, and another one has the key by now.
+        """
         again = partial(self._engine.inode_at, snap)
-        return await self._form_reader.read(content.inode, offset, size, again)
+        ino, generation = content.inode.ino, content.inode.generation
+        try:
+            data = await self._form_reader.read(content.inode, offset, size, again)
+        except ObjectChangedError as error:
+            # Its errno would have programs look the name up again, which leads to the same file.
+            self._replaced[ino, generation] = str(error)
+            raise NotKeptError(
+                f"inode {ino}: the object of generation {generation} {_REPLACED}: {error}"
+            ) from error
+        self._replaced.pop((ino, generation), None)
+        return data
+
+    async def replaced(self, inode: Inode) -> str | None:
+        """Return how the object was replaced that had the bytes of a file as of a snapshot.
+
+        None: it has them, or nobody has looked since.
+        """
+        told = self._replaced.get((inode.ino, inode.generation))
+        known = await self._engine.get_object(inode.ino)
+        if told is None and known is not None and known.generation == inode.generation:
+            is_gone = not known.current and known.conflict is Conflict.CHANGED
+            if is_gone and not (known.version or inode.raw or inode.blob):
+                told = known.name
+        return None if told is None else f"the object {_REPLACED}: {told}"
 
     def open_raw(self, raw: RawId) -> int:
         """Return a descriptor of a raw file; for `PastFile`."""

@@ -117,6 +117,48 @@ def test_an_object_that_changes_makes_open_files_stale_and_is_there_at_the_next_
     assert (report["made_count"], report["replaced_count"]) == (0, 0)
 
 
+def read_anew(path: Path) -> bytes:
+    """Read a file whose object has changed: the first reader finds out."""
+    with pytest.raises(OSError, match="Stale file handle"):
+        path.read_bytes()
+    return path.read_bytes()
+
+
+@pytest.mark.any_driver
+def test_a_snapshot_says_that_an_object_was_replaced(
+    place: Path, bucket: LyingS3, prefix: str, mount: Mount
+) -> None:
+    """The bucket keeps no versions. ESTALE would have programs look up the same file again."""
+    before, after = incompressible(LARGE, 3), incompressible(LARGE, 4)
+    put(bucket, prefix, large=before, other=before)
+    adopt(f"s3://{BUCKET}/{prefix}", place / "set")
+    name = f"replaced-{place.name}"
+    run_memfs("snapshot", "create", name, "--mount", mount.root)
+    try:
+        root = mount.root / ".memfs/snapshots" / name
+        past = root / place.relative_to(mount.root) / "set/large"
+        assert why(past)["state"] == "exact"
+        put(bucket, prefix, large=after, other=after)
+        # Twice: nothing that is remembered answers in another way.
+        for _ in range(2):
+            with past.open("rb", buffering=0) as file:
+                assert error_of(file.fileno(), range(0, LARGE, MIB)) == errno.ENODATA
+            told_why = why(past)
+            assert told_why["state"] == "absent"
+            assert f"{BUCKET}/{prefix}: large is not" in told_why["detail"]
+            assert "has been replaced, and its source keeps no versions" in told_why["detail"]
+        # That the name leads to the new object changes nothing of it.
+        assert read_anew(place / "set/large") == after
+        assert "has been replaced" in why(past)["detail"]
+        # Nobody has read this one in the snapshot.
+        other = past.with_name("other")
+        assert why(other)["state"] == "exact"
+        assert read_anew(place / "set/other") == after
+        assert why(other)["detail"].endswith("keeps no versions: other")
+    finally:
+        run_memfs("snapshot", "delete", name, "--mount", mount.root)
+
+
 def test_tiers_take_an_adopted_file_and_give_it_back(
     place: Path, bucket: LyingS3, prefix: str
 ) -> None:

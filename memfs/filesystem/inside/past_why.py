@@ -48,10 +48,13 @@ async def describe(
     if not stat.S_ISREG(inode.mode):
         return answer | {"detail": "names and attributes of then"}
     content = await reader.find_of(inode)
+    replaced = await reader.replaced(content.inode)
+    if replaced is not None:
+        content = content._replace(state=PastState.ABSENT)
     forms = await _forms(engine, content)
     is_now = content.is_shared and await _has_name(engine, inode)
     return answer | {
-        "detail": _detail(content, forms, is_now=is_now),
+        "detail": replaced or _detail(content, forms, is_now=is_now),
         "generation": inode.generation,
         "state": content.state.value,
         "forms": [form.value for form in forms],
