@@ -130,7 +130,7 @@ def _tiers(gathered: Gathered) -> Iterator[Sentence]:
     for tier in gathered.status.tiers:
         if tier.note is not None and tier.note != "turned off":
             weight = Weight.ACT if _is_full(tier) else Weight.KNOW
-            yield Sentence(weight, f"The {tier.tier} tier: {tier.note}.")
+            yield Sentence(weight, f"About the {tier.tier} tier: {tier.note}.")
 
 
 def _opens(gathered: Gathered) -> Iterator[Sentence]:
