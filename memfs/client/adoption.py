@@ -45,6 +45,7 @@ class Adoption(NamedTuple):
         take: str | None = None,
         options: Mapping[str, object] | None = None,
         lazy: bool = False,
+        head: bool = False,
         on_progress: Callable[[adoption.AdoptReport], None] = _to_nobody,
     ) -> adoption.AdoptReport:
         """Make files of the objects of a bucket or a directory, without copying a byte.
@@ -62,6 +63,7 @@ class Adoption(NamedTuple):
             store: Name of a store with credentials.
             take: What becomes of the files of `file:///DIRECTORY`: `reference`, `copy` or `move`.
             options: Those of the fsspec file system, no secrets.
+            head: Take content type and metadata of objects as xattrs; a request for each.
             lazy: List a directory when somebody first looks into it, instead of all objects now.
             on_progress: Told about once a second what was done so far.
 
@@ -85,6 +87,7 @@ class Adoption(NamedTuple):
             "take": take,
             "options": dict(options) if options else None,
             "lazy": lazy,
+            "head": head,
         }
         self.mount.refuse_read_only()
         ask = self.mount.asking(adoption.ADOPT, STEP_S_MAX)

@@ -203,6 +203,8 @@ class DemandListing(ForeignChanges):
                 known = {each.key async for each in self.rows_in(directory, after, until)}
                 gone = {key async for key in self.gone_in(directory, after, until)}
                 new = [each for each in page if each.order not in known and each.order not in gone]
+                if like.takes_metadata:
+                    new = await store.look_at_all(new)
                 some = await self.new_in(source, directory, new)
                 for at in range(0, len(some), OBJECTS_A_CHANGE):
                     made = await self.adopt_objects(

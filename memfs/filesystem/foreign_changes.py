@@ -19,6 +19,7 @@ from memfs.errors import (
     ObjectMissingError,
     StaleInodeError,
 )
+from memfs.filesystem.control_names import CONTROL_PREFIX
 from memfs.filesystem.small_files import SmallFiles
 from memfs.filesystem.tree_changes import FIRST_GENERATION, Name
 from memfs.keyed_lock import KeyedLock
@@ -26,7 +27,16 @@ from memfs.metadata.foreign import AdoptedFile, Conflict, ForeignDirectory, Fore
 from memfs.metadata.records import AttributeChanges, InodeFlags, NewInode
 from memfs.moves.attempt import sources_of
 from memfs.stores.source import SourceObject
-from memfs.types import BLOCK_BYTES, NO_INODE, NOW, Generation, InodeNo, Tier
+from memfs.types import (
+    BLOCK_BYTES,
+    NAME_BYTES_MAX,
+    NO_INODE,
+    NOW,
+    XATTR_VALUE_BYTES_MAX,
+    Generation,
+    InodeNo,
+    Tier,
+)
 from memfs.waiting import leave
 
 if TYPE_CHECKING:
@@ -67,12 +77,22 @@ class Likeness(NamedTuple):
     gid: int
     keeps_own: bool = False
     """What the source tells of a file counts instead, where it tells it."""
+    takes_metadata: bool = False
+    """Content type and metadata of objects become xattrs."""
 
     def of(self, found: SourceObject) -> Likeness:
         """Return that of an object."""
         own = found.attributes if self.keeps_own else None
-        return self if own is None else Likeness(stat.S_IMODE(own.mode), own.uid, own.gid)
+        if own is None:
+            return self
+        return self._replace(mode=stat.S_IMODE(own.mode), uid=own.uid, gid=own.gid)
 
+
+HEAD_OPTION = "head"
+"""Among the options of a source: objects are looked at for what a listing does not tell."""
+
+CONTENT_TYPE_XATTR = b"user.mime_type"
+"""As file managers and web servers know it (freedesktop.org, common extended attributes)."""
 
 FILE_MODE = 0o644
 """That of adopted files by default."""
@@ -127,6 +147,27 @@ def foreign_of(
 def is_same(known: ForeignObject, found: SourceObject) -> bool:
     """Return whether an object is the one that a file was made of."""
     return (known.etag, known.version, known.size) == (found.etag, found.version, found.size)
+
+
+def xattrs_of(found: SourceObject) -> tuple[tuple[bytes, bytes], ...]:
+    """Return the xattrs that stand for content type and metadata of an object.
+
+    Left out is what no file can have: names of memfs's own, and what is too long.
+    """
+    told = [(CONTENT_TYPE_XATTR, found.content_type.encode())] if found.content_type else []
+    told += [
+        (b"user." + name.encode("utf-8", "surrogateescape"), value.encode("utf-8", "replace"))
+        for name, value in found.metadata
+    ]
+    return tuple(
+        (name, value)
+        for name, value in dict(told).items()
+        if len(name) <= NAME_BYTES_MAX
+        and b"\0" not in name
+        and name != b"user."
+        and len(value) <= XATTR_VALUE_BYTES_MAX
+        and not name.startswith(CONTROL_PREFIX)
+    )
 
 
 def object_of(known: ForeignObject) -> SourceObject:
@@ -229,6 +270,7 @@ class ForeignChanges(SmallFiles):
             told.get("uid", root.uid),
             told.get("gid", root.gid),
             keeps_own=not told.keys() & {"mode", "uid", "gid"},
+            takes_metadata=bool(told.get(HEAD_OPTION)),
         )
 
     async def adopt_objects(
@@ -315,7 +357,9 @@ class ForeignChanges(SmallFiles):
         self, source: SourceId, parent: InodeNo, each: NewObject, like: Likeness, now_ns: int
     ) -> AdoptedFile:
         ino, like = self._reserve_ino(), like.of(each.found)
-        new = NewInode(ino, stat.S_IFREG | like.mode, like.uid, like.gid, now_ns)
+        xattrs = xattrs_of(each.found) if like.takes_metadata else ()
+        mode = stat.S_IFREG | like.mode
+        new = NewInode(ino, mode, like.uid, like.gid, now_ns, xattrs=xattrs)
         foreign = foreign_of(source, each.found, ino, now_ns=now_ns)
         return AdoptedFile(parent, each.names[-1], new, foreign)
 

@@ -29,6 +29,7 @@ from memfs.errors import (
     StaleInodeError,
     UsageError,
 )
+from memfs.filesystem.foreign_changes import HEAD_OPTION
 from memfs.filesystem.tree_changes import Name, Original
 from memfs.jobs.file_work import run_work
 from memfs.jobs.paths import find_parent, find_path, split_path
@@ -171,6 +172,7 @@ class AdoptMethods:
         take: str | None = None,
         options: dict[str, object] | None = None,
         lazy: bool = False,
+        head: bool = False,
     ) -> AdoptReport:
         """Make files of the objects of a source, for a second; see `client.Adoption.adopt`.
 
@@ -185,6 +187,8 @@ class AdoptMethods:
 
         def begin(tally: RefreshTally) -> AsyncGenerator[None, None]:
             wanted = _wanted(mode, uid, gid, store, options)
+            if head:
+                wanted[HEAD_OPTION] = True
             if take is not None:
                 wanted[TAKE_OPTION] = _take(take, url).value
             if lazy and wanted.get(TAKE_OPTION, Take.REFERENCE.value) != Take.REFERENCE.value:

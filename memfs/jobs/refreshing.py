@@ -23,6 +23,7 @@ from memfs.errors import ListingOrderError, MemfsError, NotFoundError, StaleInod
 from memfs.filesystem.foreign_changes import Likeness, NewObject, is_same
 from memfs.filesystem.object_names import names_of_key
 from memfs.metadata.foreign import Conflict, WhenGone
+from memfs.moves.attempt import sources_of
 from memfs.types import ROOT_INODE, InodeNo
 
 if TYPE_CHECKING:
@@ -355,6 +356,9 @@ class Refresh:
         self, page: Sequence[SourceObject], directory: ForeignDirectory | None
     ) -> None:
         source = self._source
+        if self._like.takes_metadata:
+            store = await sources_of(self._parts).store_of(source.source)
+            page = await store.look_at_all(page)
         root, at_root = source.root, source.root == ROOT_INODE
         objects: list[NewObject] = []
         if directory is not None:

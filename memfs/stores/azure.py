@@ -318,7 +318,10 @@ class AzureStore(FsspecStore):
     def _look(self, key: str, _version: str) -> SourceObject:
         found = self._properties(key)
         found.name = self._key(key)
-        return self._source_object(found)
+        return self._source_object(found)._replace(
+            content_type=found.content_settings.content_type or "",
+            metadata=tuple(sorted((found.metadata or {}).items())),
+        )
 
     # --- archive tier ----------------------------------------------------------------------------
     def _archive(self, key: str, progress: TransferProgress) -> None:

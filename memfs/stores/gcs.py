@@ -309,7 +309,11 @@ class GcsStore(FsspecStore):
     def _source_object(self, item: Mapping[str, Any]) -> SourceObject:
         mtime_ns = int(_seconds(item["updated"]) * 1_000_000_000)
         key, generation = item["name"][len(self._key("")) :], str(item["generation"])
-        return SourceObject(key, int(item["size"]), generation, mtime_ns, generation)
+        found = SourceObject(key, int(item["size"]), generation, mtime_ns, generation)
+        return found._replace(
+            content_type=item.get("contentType", ""),
+            metadata=tuple(sorted(item.get("metadata", {}).items())),
+        )
 
     def _read_if(self, wanted: SourceObject, start: int, end: int) -> bytes:
         try:

@@ -589,7 +589,10 @@ class S3Store(FsspecStore):
             "head_object", Bucket=self._bucket, Key=self._key(key), **which
         )
         item = {**head, "Key": self._key(key), "Size": head["ContentLength"]}
-        return self._source_object(item, head.get("VersionId"))
+        return self._source_object(item, head.get("VersionId"))._replace(
+            content_type=head.get("ContentType", ""),
+            metadata=tuple(sorted(head.get("Metadata", {}).items())),
+        )
 
     # --- archive classes -------------------------------------------------------------------------
     def _archive(self, key: str, progress: TransferProgress) -> None:

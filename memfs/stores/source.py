@@ -12,13 +12,18 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import trio
 
-from memfs.errors import ListingOrderError, MemfsError, ObjectChangedError
+from memfs.errors import (
+    ListingOrderError,
+    MemfsError,
+    ObjectChangedError,
+    ObjectMissingError,
+)
 from memfs.stores.disk import clone_file, disk_errors, write_all_at
 from memfs.stores.parts import PART_CONCURRENCY
 from memfs.stores.store import PART_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Callable, Sequence
     from pathlib import Path
 
     from memfs.stores.parts import PartSlots
@@ -29,6 +34,10 @@ PAGE_COUNT = 1000
 
 REQUEST_COUNT_MAX = 32
 """Range reads of a source at a time: four fetches of eight parts. Guess."""
+
+
+LOOK_COUNT_MAX = 16
+"""Requests for what a listing does not tell at a time. Guess."""
 
 
 class Attributes(NamedTuple):
@@ -56,6 +65,10 @@ class SourceObject(NamedTuple):
     """Where the source keeps versions; empty: it does not."""
     attributes: Attributes | None = None
     """None: the source has no such; else `key` ends with a slash for a directory."""
+    content_type: str = ""
+    """Where a look at it, or the listing, tells it."""
+    metadata: tuple[tuple[str, str], ...] = ()
+    """Names and values that who wrote it has given it; likewise."""
 
     @property
     def order(self) -> bytes:
@@ -296,6 +309,43 @@ class SourceStore:
         return await self._calls.bounded(
             f"open {wanted.key}", lambda: self._backend.open_if(wanted)
         )
+
+    async def look_at_all(self, found: Sequence[SourceObject]) -> list[SourceObject]:
+        """Return objects of a listing with what a look at each tells beside, some at a time.
+
+        One that has changed since, or is gone, is as it was listed, as is what stands for a
+        directory.
+
+        Raises:
+            StoreError: As `SourceBackend`.
+        """
+        looked = list(found)
+        numbers = iter(range(len(looked)))
+        failures: list[MemfsError] = []
+
+        async def look() -> None:
+            for number in numbers:
+                each = looked[number]
+                if each.key.endswith("/") or each.content_type or failures:
+                    continue
+                try:
+                    now = await self.look_at(each.key, each.version)
+                except ObjectMissingError:
+                    continue
+                except MemfsError as error:
+                    failures.append(error)
+                    return
+                if (now.etag, now.size) == (each.etag, each.size):
+                    looked[number] = each._replace(
+                        content_type=now.content_type, metadata=now.metadata
+                    )
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(LOOK_COUNT_MAX):
+                nursery.start_soon(look)
+        if failures:
+            raise failures[0]
+        return looked
 
     async def look_at(self, key: str, version: str = "") -> SourceObject:
         """Return an object as it is now, or a version of it; as `SourceBackend.look_at`."""

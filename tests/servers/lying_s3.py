@@ -64,6 +64,8 @@ class LyingS3:
         self.bucket = bucket
         self.server = S3Server("")
         self.objects: dict[str, bytes] = {}
+        self.told_of: dict[str, dict[str, str]] = {}
+        """Headers of an object beside those that all have."""
         self.uploads: dict[str, _Upload] = {}
         """Unfinished multipart uploads, by id."""
         self.access_keys: dict[str, str] = {ACCESS_KEY: ""}
@@ -245,6 +247,7 @@ class _Handler(BaseHTTPRequestHandler):
         if lie is Lie.OTHER:
             whole = next(data for name, data in objects.items() if name != key)
         status, data, more = 200, whole, {"ETag": _etag(whole)}
+        more |= self.lying.told_of.get(key, {})
         more["Last-Modified"] = "Thu, 01 Jan 2026 00:00:00 GMT"
         condition = headers.get("if-match")
         if condition and not self.lying.ignores_conditions and condition != more["ETag"]:

@@ -351,3 +351,28 @@ def test_a_directory_is_listed_when_a_program_looks_into_it(
     ):
         with pytest.raises(MountError, match=message):
             adopt(*words)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_content_types_and_metadata_become_xattrs(
+    place: Path, bucket: LyingS3, prefix: str, lazy: bool
+) -> None:
+    put(bucket, prefix, **{"a.png": b"a", "d/b": b"b"})
+    bucket.told_of[f"{prefix}/a.png"] = {
+        "Content-Type": "image/png",
+        "x-amz-meta-city": "Ulm",
+        "x-amz-meta-memfs.pin": "warm",
+        "x-amz-meta-long": "x" * 2000,
+    }
+    heads = bucket.counts["HEAD"]
+    words = ["--lazy"] if lazy else []
+    adopt(*words, "--head", f"s3://{BUCKET}/{prefix}", place / "set")
+    found = place / "set/a.png"
+    assert os.getxattr(found, "user.mime_type") == b"image/png"
+    assert os.getxattr(found, "user.city") == b"Ulm"
+    assert os.getxattr(found, "user.long") == b"x" * 2000
+    assert told(found, "pin") == "auto"
+    assert os.listxattr(place / "set/d/b") in ([], ["user.mime_type"])
+    assert bucket.counts["HEAD"] == heads + 2
+    adopt("--refresh", place / "set")
+    assert bucket.counts["HEAD"] == heads + 2

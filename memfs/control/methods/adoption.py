@@ -28,6 +28,8 @@ class AdoptParameters(TypedDict):
     """Those of the fsspec file system; no secrets."""
     lazy: NotRequired[bool]
     """Directories are listed when somebody looks into them."""
+    head: NotRequired[bool]
+    """Each new object is looked at, for its content type and its metadata."""
 
 
 class RefreshParameters(TypedDict):

@@ -208,6 +208,8 @@ class Foreign(Held):
             self._write(INSERT_UNBORN, (new.ino, newest))
         assert (foreign.ino, foreign.generation) == (new.ino, _FIRST_GENERATION), foreign
         self._insert_object(foreign)
+        for xattr, value in new.xattrs:
+            self._put_xattr(new.ino, xattr, value)
         self._totals[INODE_COUNT] += 1
         self._totals[LOGICAL_BYTES] = (self._totals[LOGICAL_BYTES] + foreign.size) % TOTALS_END
         self._cache.put(inode)

@@ -35,6 +35,9 @@ _KEYS_SHOWN_MAX = 20
 @click.option("--forget", is_flag=True, help="Give the source of PATH up, once no file needs it.")
 @click.option("--list", "as_list", is_flag=True, help="List the sources of the mount PATH.")
 @click.option("--lazy", is_flag=True, help="List a directory when somebody first looks into it.")
+@click.option(
+    "--head", is_flag=True, help="Take content type and metadata as xattrs: a request each."
+)
 @click.option("--mode", metavar="MODE", help="Permission bits of files, such as 0644.")
 @click.option("--uid", type=int, help="Owner of files; by default that of PATH.")
 @click.option("--gid", type=int, help="Group of files; by default that of PATH.")
@@ -60,6 +63,7 @@ def adopt(
     forget: bool,
     as_list: bool,
     lazy: bool,
+    head: bool,
     mode: str | None,
     uid: int | None,
     gid: int | None,
@@ -96,8 +100,8 @@ def adopt(
         raise click.UsageError("--refresh, --own, --forget and --list exclude each other")
     if len(arguments) != (1 if chosen else 2):
         raise click.UsageError("give PATH" if chosen else "give URL and PATH")
-    if lazy and chosen:
-        raise click.UsageError("--lazy is for URL and PATH")
+    if (lazy or head) and chosen:
+        raise click.UsageError("--lazy and --head are for URL and PATH")
     path = Path(arguments[-1])
     watch_s = None if watch is None else _seconds(watch)
     if own:
@@ -134,6 +138,7 @@ def adopt(
             take=take,
             options=_options(options),
             lazy=lazy,
+            head=head,
             on_progress=told,
         )
 
