@@ -323,6 +323,35 @@ def test_every_scope_finds_what_a_walk_through_its_tree_finds(
             site.engine.close()
 
 
+def test_a_file_that_is_open_without_a_name_is_not_found(tmp_path: Path) -> None:
+    """Neither by an index nor by a look at all files: rename(2) has taken its only name."""
+    site = SqliteSite(tmp_path)
+    world = World(site.engine)
+
+    async def exercise() -> None:
+        await world.begin()
+        for which in (4, 5):
+            await world.change(Change("xattr", which, 0, b"a", b"1", 0))
+        names = [await site.engine.get_dentry(world.inos[which]) for which in (4, 5)]
+        [kept, replaced] = names
+        assert kept is not None
+        assert replaced is not None
+        await site.engine.rename(*kept, *replaced, 0, NOW_NS)
+        for filter_ in ({}, {"a": 1}, {"a": {"$exists": True}}, {"$size": {"$gte": 0}}):
+            for order in (None, FileOrder("user.a", descending=False)):
+                for caller in CALLERS:
+                    inos = await found(site.engine, parse(filter_), order, Scope(NOW, caller))
+                    assert world.inos[5] not in inos
+                inos = await found(site.engine, parse(filter_), order, Scope(NOW, None))
+                assert world.inos[4] in inos
+
+    try:
+        run(exercise())
+        site.close()
+    finally:
+        site.engine.close()
+
+
 def in_order(oracle: Oracle, inos: list[InodeNo], order: FileOrder) -> list[InodeNo]:
     """What has nothing to be sorted by comes last."""
     ranks = {ino: oracle.rank(ino, order.field) for ino in inos}

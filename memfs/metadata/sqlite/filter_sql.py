@@ -80,6 +80,10 @@ def led_field(driver: str) -> str:
     return driver.removeprefix(_ELEMENTS).removeprefix(_WORDS)
 
 
+_NAMED = "f.ino not in (select ino from inode where nlink = 0)"
+"""A program may have a file open that has no name any more; the index of orphans has those few."""
+
+
 class Segment(NamedTuple):
     """One part of a walk: `select ino, value from ... where ...`, then position and order."""
 
@@ -114,7 +118,7 @@ class Segment(NamedTuple):
         keys = f"{self.value}{way}, f.ino{way}" if self.value else "f.ino"
         if self.is_unique:
             keys = self.value
-        text += f" and {self.tail} order by {keys} limit ?"
+        text += f" and {self.tail} and {_NAMED} order by {keys} limit ?"
         return text, [*arguments, *self.tail_arguments, limit]
 
 
