@@ -31,6 +31,7 @@ from blake3 import blake3
 
 from memfs.errors import (
     CorruptDataError,
+    MemfsError,
     NotSupportedError,
     ObjectChangedError,
     ObjectMissingError,
@@ -429,16 +430,21 @@ class Publication:
             end = min(start + window_bytes, found.size)
             starts = range(start, end, PART_BYTES)
             read: dict[int, bytes] = {}
+            failures: list[MemfsError] = []
 
-            async def read_part(at: int, end: int, read: dict[int, bytes]) -> None:
-                read[at] = await self._store.read(key, found, at, min(at + PART_BYTES, end))
+            async def read_part(
+                at: int, end: int, read: dict[int, bytes], failures: list[MemfsError]
+            ) -> None:
+                try:
+                    read[at] = await self._store.read(key, found, at, min(at + PART_BYTES, end))
+                except MemfsError as error:
+                    failures.append(error)
 
-            if len(starts) == 1:
-                await read_part(start, end, read)
-            else:
-                async with trio.open_nursery(strict_exception_groups=False) as nursery:
-                    for at in starts:
-                        nursery.start_soon(read_part, at, end, read)
+            async with trio.open_nursery() as nursery:
+                for at in starts:
+                    nursery.start_soon(read_part, at, end, read, failures)
+            if failures:
+                raise failures[0]
             for at in starts:
                 hasher.update(read.pop(at))
         return hasher.digest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import stat
@@ -21,6 +22,7 @@ from memfs.errors import (
     CorruptDataError,
     InvalidValueError,
     NotSupportedError,
+    ObjectChangedError,
     ObjectMissingError,
     UsageError,
 )
@@ -29,6 +31,7 @@ from memfs.jobs.publishing import Places, PublishMethods
 from memfs.jobs.scrubbing import ScrubOutcome, scrub_file
 from memfs.metadata.records import NewInode
 from memfs.moves.dropping import drop_raw
+from memfs.moves.faults import FaultPoints
 from memfs.moves.hydrating import hydrate
 from memfs.moves.outcome import MoveOutcome
 from memfs.moves.packing import pack
@@ -46,6 +49,7 @@ from memfs.stores.publishing import (
 )
 from memfs.stores.remote import open_public_store
 from memfs.stores.s3_publishing import S3PublicStore
+from memfs.stores.store import PART_BYTES
 from memfs.types import ROOT_INODE, InodeNo
 from memfs_tools.published_lines import write_lines
 from tests.moving import SMALL_FRAMES, State, compressible
@@ -484,6 +488,66 @@ async def test_what_becomes_of_objects_without_files_is_said_for_each_directory(
     state.close()
 
 
+async def test_a_large_file_is_sent_and_read_back_in_parts(tmp_path: Path) -> None:
+    """An object that is exchanged while it is read back does not count as published."""
+    there = tmp_path / "there"
+    there.mkdir()
+    state, url = State(tmp_path / "state", SMALL_FRAMES), f"file://{there}"
+    store = open_public_store(url, {}, TIMEOUT_S)
+    place = Publication(state.parts, store, url)
+    content = os.urandom(2 * PART_BYTES + 5)
+    ino = await state.create("a", content)
+    assert (await place.publish(ino, "a"))[0].outcome == MoveOutcome.DONE
+    assert (there / "a").read_bytes() == content
+    await state.rewrite(ino, content[::-1])
+    read = store.read
+
+    async def meddled(key: str, stored: PublicObject, start: int, end: int) -> bytes:
+        if start:
+            (there / "new").write_bytes(content)
+            os.rename(there / "new", there / "a")
+        return await read(key, stored, start, end)
+
+    store.read = meddled  # type: ignore[method-assign]
+    with pytest.raises(ObjectChangedError):
+        await place.publish(ino, "a")
+    store.read = read  # type: ignore[method-assign]
+    assert (await place.publish(ino, "a")).problem == TAKEN
+    assert (there / "a").read_bytes() == content
+    state.close()
+
+
+async def test_an_upload_that_is_cancelled_leaves_no_parts(
+    tmp_path: Path, s3_server: S3Server
+) -> None:
+    """Neither in the bucket, once its connections are released, nor in the list of uploads."""
+    state, url = State(tmp_path / "state", SMALL_FRAMES), f"s3://{READY}/{tmp_path.name}"
+    store = open_public_store(url, s3_server.options, TIMEOUT_S)
+    place = Publication(state.parts, store, url, in_parts_above_bytes=0)
+    ino = await state.create("a", CONTENT)
+    scope = trio.CancelScope()
+
+    class Cancels(FaultPoints):
+        def reach(self, point: str) -> None:
+            if point == "publishing.begun":
+                trio.from_thread.run_sync(scope.cancel)
+
+    state.parts.faults = Cancels()
+    with scope:
+        await place.publish(ino, "a")
+    assert scope.cancelled_caught
+    await place.aclose()
+    with contextlib.closing(s3_server.client()) as client:
+        made: Any = client
+        left = made.list_multipart_uploads(Bucket=READY, Prefix=f"{tmp_path.name}/")
+        assert left.get("Uploads", []) == []
+    place = Publication(state.parts, open_public_store(url, s3_server.options, TIMEOUT_S), url)
+    await place.end_uploads()
+    assert await list_uploads(state.engine) == []
+    await place.aclose()
+    state.close()
+
+
 async def mendable(tmp_path: Path, config: Config = SMALL_FRAMES) -> tuple[State, InodeNo, Path]:
     """Return a file that is in the object store alone, and was published."""
     there = tmp_path / "there"
@@ -599,6 +663,8 @@ def test_only_what_is_configured_may_be_published_by_an_xattr() -> None:
     assert target_of("file:///srv/x/") == "file:///srv/x"
     with pytest.raises(UsageError, match="is no directory"):
         open_public_store("file:///no/such/directory", {}, 1.0)
+    with pytest.raises(UsageError, match=r"nosuch://b/x: Protocol not known"):
+        open_public_store("nosuch://b/x", {}, 1.0)
 
 
 @pytest.mark.parametrize(
