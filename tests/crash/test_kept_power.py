@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from memfs.moves.keeping import keep_copy
+from memfs.moves.keeping import Keeper, keep_copy
 from memfs.types import ROOT_INODE
 from tests.crash.moves_scenario import content_of
 from tests.moving import State, compressible
@@ -95,11 +95,20 @@ async def write_in_place(state: State, ino: InodeNo) -> None:
     await state.rewrite(ino, NEW)
 
 
+async def write_in_place_with_a_ready_copy(state: State, ino: InodeNo) -> None:
+    """The copy gets a raw file that was made before."""
+    _, ready = state.engine.reserve_ids()
+    os.close(state.raw_store.create(ready))
+    await keep_copy(state.parts, ino, Keeper(take_raw=lambda: ready))
+    await state.rewrite(ino, NEW)
+
+
 CHANGES: dict[str, tuple[Callable[[State, InodeNo], Awaitable[None]], bytes | None]] = {
     "removed": (remove, None),
     "replaced": (replace, NEW),
     "cut": (cut_to_nothing, NEW),
     "written": (write_in_place, NEW),
+    "written, copy ready": (write_in_place_with_a_ready_copy, NEW),
 }
 
 

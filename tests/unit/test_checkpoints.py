@@ -118,8 +118,8 @@ def test_the_event_loop_waits_for_no_disk_while_the_log_starts_over(
 
 
 def test_a_log_starts_over_while_little_is_to_be_redone(tmp_path: Path) -> None:
-    """The entries of the journal are redone in the event loop; a log twice as long waits not."""
-    limits = replace(LIMITS, checkpoint_bytes=8 * KIB, log_page_count=64, redo_bytes=-1)
+    """Entries are redone in the event loop for it; a log four times as long waits no longer."""
+    limits = replace(LIMITS, checkpoint_bytes=8 * KIB, log_page_count=64, redo_row_count=-1)
     engine = SqliteEngine.open(tmp_path / "state", MetadataConfig(), limits=limits)
     execute, lengths = engine._database._tables.execute, []
 
@@ -131,7 +131,7 @@ def test_a_log_starts_over_while_little_is_to_be_redone(tmp_path: Path) -> None:
     engine._database._tables.execute = watch  # type: ignore[assignment]
     make_files(engine)
     assert lengths
-    assert min(lengths) > 2 * 64
+    assert min(lengths) > 4 * 64
     engine.close()
 
 

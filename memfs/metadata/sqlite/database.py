@@ -362,8 +362,9 @@ class Database:
         """Tell whether the log is long, copied to its end, and little is to be redone for it."""
         if not (self._checkpointer.may_cut and self._log_is_long()):
             return False
-        is_short = self._journals.size_bytes <= self._limits.redo_bytes and not self._bulk_count
-        return is_short or self._log_excess > 2
+        row_count, limit = self._tables.changed_count, self._limits.redo_row_count
+        excess = self._log_excess
+        return row_count <= limit or (excess > 2 and row_count <= 5 * limit) or excess > 4
 
     def _start_log_over(self) -> None:
         """Cut the log, and begin the open transaction anew; see step 8 of the module."""

@@ -26,10 +26,10 @@ class Limits:
     log_page_count: int = 8192
     """SQLite's write-ahead log starts over beyond this length. To cut 32 MiB takes 1.5 ms of CPU,
     and 11 ms by the clock beside a load of 10; 64 MiB take twice that."""
-    redo_bytes: int = 64 * KIB
-    """It does so while the journal is no longer than that, since the entries are redone for it in
-    the event loop: 300 KiB, some 1000 creations, take 16 ms of CPU. A log of twice the length does
-    so in any case."""
+    redo_row_count: int = 2000
+    """It does so while at most so many rows are to be redone in the event loop for it, at some 3 us
+    a row; a log of twice the length while there are at most five times as many, and one of four
+    times the length in any case."""
     late_bytes: int = 128 * KIB
     """A checkpoint that failed is tried again after so much more journal."""
     lease_count: int = LEASE_COUNT

@@ -68,6 +68,8 @@ class Tables:
         self.totals: list[int] = []
         """Those of `Usage`, in order; changed in place."""
         self._reserve = reserve
+        self._begun_count = 0
+        """Rows that were changed before the open transaction."""
         self._is_log_cut = False
         """The log is empty, and SQLite is told not to fsync the header that it writes next."""
 
@@ -100,10 +102,16 @@ class Tables:
         """Begin the next transaction; what the one before has is lost, if it is still open."""
         self._roll_back()
         self.execute("begin immediate")
+        self._begun_count = self.connection.total_changes
 
     def _roll_back(self) -> None:
         if self.connection.in_transaction:
             self.execute("rollback")
+
+    @property
+    def changed_count(self) -> int:
+        """Rows that the open transaction has changed."""
+        return self.connection.total_changes - self._begun_count
 
     def redo(
         self,
