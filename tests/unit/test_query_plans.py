@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from memfs.metadata.sqlite.field_index import Indexes
-from memfs.metadata.sqlite.filter_sql import Planner
+from memfs.metadata.sqlite.query_plans import Planner
 from memfs.query.parsing import parse
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from memfs.errors import NotFoundError
 from memfs.metadata.records import EVERYTHING, FileOrder, FilePage, FilePosition, Scope
 from memfs.metadata.sqlite import path_walk
 from memfs.metadata.sqlite.element_index import entries_of
-from memfs.metadata.sqlite.filter_sql import Planner, condition_text
+from memfs.metadata.sqlite.filter_sql import condition_text
+from memfs.metadata.sqlite.query_plans import Planner
 from memfs.metadata.sqlite.scoped_sql import ScopedStatement, writer_in
 from memfs.metadata.sqlite.view import View
 from memfs.query.filters import Condition, Node, Operator, operators_of

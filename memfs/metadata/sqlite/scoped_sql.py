@@ -12,7 +12,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memfs.metadata.sqlite.field_schema import FIELDS, NAME_FIELD
-from memfs.metadata.sqlite.filter_sql import COLUMN_FIELDS, SCALARS, Planner, Writer, led_field
+from memfs.metadata.sqlite.filter_sql import SCALARS, Writer
+from memfs.metadata.sqlite.query_plans import COLUMN_FIELDS, Planner, led_field
 from memfs.namespace.acl import ACCESS_XATTR
 from memfs.query.fields import LIVE_FIELDS, SYSTEM_FIELDS
 from memfs.query.filters import Operator, fields_of
