@@ -190,8 +190,23 @@ class Querying:
             page.is_exact,
             time.perf_counter() - begun_s,
             # Which names there are is not for everybody.
-            await self._notes(node, order) if question.caller is None else (),
+            await self._all_notes(question, node, order) if question.caller is None else (),
         )
+
+    async def _all_notes(
+        self, question: Question, node: Node, order: FileOrder | None
+    ) -> tuple[str, ...]:
+        notes = await self._notes(node, order)
+        if question.token is not None:
+            return notes
+        # Told with the first page alone: there may be a million of them to count.
+        for source in await self._engine.list_sources():
+            if count := await self._engine.count_unlisted(source.source):
+                notes += (
+                    f"{count} director{'ies' if count != 1 else 'y'} of {source.url} were not "
+                    "listed yet, and what is in them is not found: memfs adopt --refresh lists all",
+                )
+        return notes
 
     async def _page(
         self, question: Question, node: Node, order: FileOrder | None, scope: Scope

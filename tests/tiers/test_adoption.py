@@ -328,6 +328,8 @@ def test_a_directory_is_listed_when_a_program_looks_into_it(
     below = json.dumps({"$path": f"{place.name}/set/"})
     found = run_memfs("query", mount.root, below).split()
     assert [os.path.basename(path) for path in found] == ["a", "d", "e"]
+    note = f"2 directories of {url} were not listed yet"
+    assert note in run_memfs("query", "--explain", mount.root, below)
     assert (root / "d/deep/y").read_bytes() == b"y"
     assert not (root / "d/missing").exists()
     [source] = [each for each in adopt_list(place) if each["url"] == url]
