@@ -566,6 +566,8 @@ def test_complaints_requests_and_faults_of_a_page_are_seen(
     }
 
 
+_DRAWN = "return document.documentElement.dataset.drawn"
+"""JavaScript: how many charts are drawn; null: not all yet."""
 WIDTHS = (390, 900, 1600)
 """CSS pixels of a telephone, a small window and a wide one."""
 
@@ -580,6 +582,8 @@ def test_a_browser_draws_all_charts_for_everybody_without_a_complaint_or_a_reque
         path = tmp_path / "report.html"
         path.write_text(page_of(full_report(name)), encoding="utf-8")
         browser.driver.get(path.as_uri())
+        # Beside other work, chromium's driver may return before the last script has ended.
+        wait_for(lambda: browser.run(_DRAWN), browser.take_errors)
         document = browser.run("return document.documentElement.outerHTML")
         assert 'data-drawn="14"' in document
         assert len(re.findall(r'<div class="chart[^>]*>\s*<div[^>]*>\s*<svg', document)) == 14
@@ -600,6 +604,7 @@ def test_labels_have_room_at_any_width(browser: Browser, tmp_path: Path) -> None
     for width in WIDTHS:
         browser.set_width(width)
         browser.driver.get(path.as_uri())
+        wait_for(lambda: browser.run(_DRAWN), browser.take_errors)
         assert browser.misplaced() == [], width
 
 
