@@ -80,7 +80,10 @@ class Bench:
             path.touch()
         for number in range(rounds + 1):
             for row, ways in (
-                ("store 1 array", {"memfs": self._store, "numpy": self._save}),
+                (
+                    "store 1 array",
+                    {"memfs": self._store, "numpy": self._save, "numpy, renamed": self._replace},
+                ),
                 ("retrieve 1 array", {"memfs": self._retrieve, "numpy": self._load}),
                 ("retrieve 10 rows of 1024", {"memfs": self._rows, "numpy": self._mapped_rows}),
                 (
@@ -125,6 +128,11 @@ class Bench:
 
     def _save(self) -> None:
         np.save(self._native / "large.npy", self._array)
+
+    def _replace(self) -> None:
+        """Keep the former array until the new one is there, as `store` does."""
+        np.save(self._native / "new.npy", self._array)
+        (self._native / "new.npy").rename(self._native / "renamed.npy")
 
     def _retrieve(self) -> None:
         assert self._memory.retrieve("large")[-1, -1] == self._array[-1, -1]

@@ -202,6 +202,10 @@ def part_of(value: Any, content: Content, wanted: Wanted) -> Any:  # noqa: ANN40
     return value[start:end]
 
 
+_SCALARS = frozenset((type(None), bool, int, float, str))
+"""What most values are made of: to tell the place of each takes longer than to write it."""
+
+
 def _check_json(value: object, place: str, depth: int) -> None:
     if depth > 200:
         raise ValueFormatError(f"{place} is nested more than 200 deep")
@@ -212,10 +216,12 @@ def _check_json(value: object, place: str, depth: int) -> None:
                     f"{place} has the name {name!r}, and JSON has texts as names only; "
                     "store it with format='msgpack'"
                 )
-            _check_json(each, f"{place}[{name!r}]"[:200], depth + 1)
+            if type(each) not in _SCALARS:
+                _check_json(each, f"{place}[{name!r}]"[:200], depth + 1)
     elif isinstance(value, list):
         for number, each in enumerate(value):
-            _check_json(each, f"{place}[{number}]"[:200], depth + 1)
+            if type(each) not in _SCALARS:
+                _check_json(each, f"{place}[{number}]"[:200], depth + 1)
     elif value is not None and not isinstance(value, bool | int | float | str):
         raise ValueFormatError(
             f"{place} is {type(value).__name__}, which JSON does not have; store it by a key of "
