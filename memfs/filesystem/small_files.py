@@ -40,6 +40,7 @@ from memfs.types import NAME_BYTES_MAX, Tier
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from memfs.filesystem.shared import Parts
     from memfs.metadata.records import Inode, NewInode
     from memfs.types import InodeNo, RawId
 
@@ -120,6 +121,12 @@ Known = dict[tuple[bytes, ...], _Directory | None]
 
 class SmallFiles(TreeChanges):
     """Small files on behalf of clients that have shown a token of their directory."""
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        # One at a time: threads that make files in one directory of ext4 spin for its lock, which
+        # took a third of all processor time.
+        self._writers = trio.CapacityLimiter(1)
 
     # --- making ----------------------------------------------------------------------------------
     async def put_small(
@@ -203,7 +210,7 @@ class SmallFiles(TreeChanges):
     ) -> dict[int, int]:
         """Write the raw files, and have names lead to them; returns their mtimes by number."""
         contents = [(each.new.raw, files[each.number].content) for each in ready]
-        written = await trio.to_thread.run_sync(self._write_all, contents, limiter=self._threads)
+        written = await trio.to_thread.run_sync(self._write_all, contents, limiter=self._writers)
         faults = self._move_parts.faults
         faults.reach("put.written")
         made: list[_Ready] = []
