@@ -91,7 +91,7 @@ class NoXattrError(MemfsError):
 
 
 class NotKeptError(MemfsError):
-    """Nothing has the bytes that a file had when a snapshot was made."""
+    """Nothing has the bytes that a file had when a snapshot, or a clone, of it was made."""
 
     errno = codes.ENODATA
 

@@ -137,14 +137,12 @@ class Sources:
             StoreError: The source does not answer, or refuses.
         """
         store = await self.store_of(known.source)
-        url = f"{store.url}/{known.name}"
-        try:
-            found = await store.look_at(known.name, known.version)
-        except ObjectMissingError:
-            return f"{url} is gone"
-        if (found.etag, found.size) != (known.etag, known.size):
-            return f"{url} was changed: {found.size} bytes with the ETag {found.etag}"
-        return None
+        wanted = SourceObject(known.name, known.size, known.etag, known.mtime_ns, known.version)
+        return await _difference(store, wanted)
+
+    async def difference_of_form(self, form: Form) -> str | None:
+        """Do as `difference_of` for the object of a form."""
+        return await _difference(*await self.store_of_form(form))
 
     async def forget(self, source: SourceId) -> None:
         """Close the store of a source; the next use opens it anew."""
@@ -156,3 +154,14 @@ class Sources:
         """Close all stores; idempotent."""
         for source in [*self._stores]:
             await self.forget(source)
+
+
+async def _difference(store: SourceStore, wanted: SourceObject) -> str | None:
+    url = f"{store.url}/{wanted.key}"
+    try:
+        found = await store.look_at(wanted.key, wanted.version)
+    except ObjectMissingError:
+        return f"{url} is gone"
+    if (found.etag, found.size) != (wanted.etag, wanted.size):
+        return f"{url} was changed: {found.size} bytes with the ETag {found.etag}"
+    return None

@@ -15,6 +15,7 @@ from memfs.content.invalidations import Aspect
 from memfs.errors import (
     DirectoryNotEmptyError,
     FilesOpenError,
+    NotKeptError,
     ObjectChangedError,
     ObjectMissingError,
     StaleInodeError,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from memfs.content.opening import Handle
+    from memfs.errors import MemfsError
     from memfs.filesystem.operations import Caller
     from memfs.filesystem.replies import Opened
     from memfs.filesystem.shared import Parts
@@ -194,7 +196,7 @@ class ForeignChanges(SmallFiles):
         try:
             return await super().open(caller, ino, flags, kill_suidgid)
         except (ObjectChangedError, ObjectMissingError) as error:
-            await self.look_again(ino, error)
+            await self._look_for_names(ino, error)
             raise
 
     async def _open_reference(self, inode: Inode) -> LocalFile | None:
@@ -237,8 +239,22 @@ class ForeignChanges(SmallFiles):
         try:
             return await super().read(ino, handle, offset, size)
         except (ObjectChangedError, ObjectMissingError) as error:
-            await self.look_again(ino, error)
+            await self._look_for_names(ino, error)
             raise
+
+    async def _look_for_names(self, ino: InodeNo, error: MemfsError) -> None:
+        """Have the names of a file lead to the object that is there, if it was made of one.
+
+        Raises:
+            NotKeptError: It was not: a clone, or a restored file, shares the bytes of an object.
+                ESTALE would have programs look up the same file again.
+        """
+        known = await self._engine.get_object(ino)
+        has_key = known is not None and bool(known.current or known.conflict)
+        if isinstance(error, ObjectChangedError) and not has_key:
+            told = f"inode {ino}: its bytes are gone from their source: {error}"
+            raise NotKeptError(told) from error
+        await self.look_again(ino, error)
 
     async def look_again(self, ino: InodeNo, error: Exception) -> None:
         """An object is not what a file was made of: have the names lead to the one that is there.

@@ -19,6 +19,7 @@ from memfs.errors import (
     AlreadyExistsError,
     IsADirectoryInodeError,
     NotFoundError,
+    NotKeptError,
     ObjectMissingError,
     StaleInodeError,
     StoreError,
@@ -27,6 +28,7 @@ from memfs.filesystem.xattrs import XattrRequests
 from memfs.linux.times import storable_ns
 from memfs.metadata.foreign import Conflict
 from memfs.metadata.records import AttributeChanges, Inode, InodeFlags, NewInode
+from memfs.moves.attempt import sources_of
 from memfs.moves.copying import copied
 from memfs.types import NO_RAW, NOW, Generation
 
@@ -449,6 +451,7 @@ class TreeChanges(XattrRequests):
             StaleInodeError: It did not exist.
             NotKeptError: Nothing has its bytes any longer.
             CorruptDataError: Its raw file was changed while it was not mounted.
+            StoreError: The source that has its bytes does not answer.
         """
         engine = self._engine
         if snap == NOW:
@@ -460,10 +463,29 @@ class TreeChanges(XattrRequests):
             inode, is_fixed = content.inode, not content.is_shared
             if content.state is PastState.OPEN:
                 inode = inode._replace(flags=InodeFlags.UNSEALED)
+            if snap != NOW and inode.size and not (inode.raw or inode.blob):
+                await self._see_object(inode)
         xattrs = await engine.list_xattrs_at(snap, ino)
         target = await engine.read_link_at(snap, ino) if stat.S_ISLNK(inode.mode) else b""
         wanted = tuple((name, value) for name, value in xattrs if name not in left_out)
         return Original(inode, wanted, target, is_fixed)
+
+    async def _see_object(self, inode: Inode) -> None:
+        """See that a source still has the object whose bytes a file had as of a snapshot.
+
+        The object of the file of now is not asked for: its readers find out what became of it.
+        """
+        known = await self._engine.get_object(inode.ino)
+        if known is not None and known.current and known.generation == inode.generation:
+            return
+        for form in await self._engine.list_all_forms(inode):
+            if not form.is_foreign:
+                continue
+            difference = await sources_of(self._move_parts).difference_of_form(form)
+            if difference is not None:
+                raise NotKeptError(
+                    f"inode {inode.ino}: its bytes are gone from their source: {difference}"
+                )
 
     async def list_on_demand(self, ino: InodeNo) -> None:
         """Have a directory listed that a source has, and that nobody has looked into yet.

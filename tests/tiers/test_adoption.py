@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 from typing import TYPE_CHECKING, Any
 
@@ -147,15 +148,30 @@ def test_a_snapshot_says_that_an_object_was_replaced(
             assert told_why["state"] == "absent"
             assert f"{BUCKET}/{prefix}: large is not" in told_why["detail"]
             assert "has been replaced, and its source keeps no versions" in told_why["detail"]
+        run_memfs("clone", place / "set", place / "twin")
         # That the name leads to the new object changes nothing of it.
         assert read_anew(place / "set/large") == after
         assert "has been replaced" in why(past)["detail"]
+        # A restore tells what it cannot bring back, and leaves what is there.
+        was = f"{place / 'set'}@{name}"
+        with pytest.raises(MountError, match=r"set/large: .* gone from their source"):
+            run_memfs("snapshot", "restore", was)
+        assert (place / "set/large").read_bytes() == after
+        with pytest.raises(MountError, match=r"back/large: .* gone from their source"):
+            run_memfs("snapshot", "restore", was, "--to", place / "back")
+        assert not (place / "back/large").exists()
+        # A clone has no key at the source; ESTALE would lead to the same file again.
+        with (place / "twin/large").open("rb", buffering=0) as file:
+            assert error_of(file.fileno(), range(0, LARGE, MIB)) == errno.ENODATA
         # Nobody has read this one in the snapshot.
         other = past.with_name("other")
         assert why(other)["state"] == "exact"
         assert read_anew(place / "set/other") == after
         assert why(other)["detail"].endswith("keeps no versions: other")
     finally:
+        # What has no bytes any longer is found by the check of the mount at its end.
+        for copy in ("twin", "back"):
+            shutil.rmtree(place / copy, ignore_errors=True)
         run_memfs("snapshot", "delete", name, "--mount", mount.root)
 
 
