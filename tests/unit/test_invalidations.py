@@ -37,15 +37,18 @@ NOT_REGISTERED = {
     # Who has what open, on this node: true by itself.
     "OpenTable._files", "Shared._orphans",
     # Backings that are in use; those of `_idle_backings` are registered.
-    "OpenTable._backings",
+    "OpenTable._backings", "OpenTable._references",
     # Work that waits, looked at anew when it is done.
     "Sealer._candidates", "Sealer._mapped", "Sealer._put_off", "Sealer._attempts",
+    "Sealer._held_up", "DemandListing._listings",
     "Activity._accessed", "Activity._sealed", "Activity._wanted", "Activity._wanted_before",
     "Activity._archived", "HotBoard._pinned", "HotTier._busy", "HotTier._again",
     "Predictor._listing_wanted", "Changes._files",
     # Kept with a generation or a version, which is compared at each use.
     "Sealer._synced", "HotBoard.residents", "HotBoard._full", "HotTier._failures",
     "Listings._listings",
+    # For seconds, and only of a directory that the engine says is not listed yet.
+    "DemandListing._ended",
     # Nodes inside of `.memfs`: what is open there, and what was made to be opened.
     "PastTree._open", "OwnTree._made",
     # Dropped at the end of its query.
