@@ -21,6 +21,7 @@ from memfs.errors import (
     StaleInodeError,
 )
 from memfs.filesystem.control_names import CONTROL_PREFIX
+from memfs.filesystem.object_names import names_of_key
 from memfs.filesystem.small_files import SmallFiles
 from memfs.filesystem.tree_changes import FIRST_GENERATION, Name
 from memfs.keyed_lock import KeyedLock
@@ -33,6 +34,7 @@ from memfs.types import (
     NAME_BYTES_MAX,
     NO_INODE,
     NOW,
+    ROOT_INODE,
     XATTR_VALUE_BYTES_MAX,
     Generation,
     InodeNo,
@@ -516,6 +518,10 @@ class ForeignChanges(SmallFiles):
     async def remove_object(self, known: ForeignObject, root: InodeNo) -> bool:
         """Remove the names of a file whose object is gone, and directories that this empties.
 
+        Args:
+            known: The file's, current.
+            root: That of the source; directories go only below it, on the path of the key.
+
         Returns:
             False, and the conflict is noted, if the file was written here; or it is gone.
         """
@@ -531,40 +537,76 @@ class ForeignChanges(SmallFiles):
             await engine.put_object(known._replace(current=False, conflict=Conflict.GONE))
             for name in await self._names_of(inode.ino):
                 removed.append((name, await engine.unlink(*name, now_ns)))
-                removed += await self._remove_empty(name.parent, root, now_ns)
+                removed += await self._remove_empty(
+                    name.parent, known.source, root, known.key, now_ns
+                )
         self._move_parts.faults.reach("adopt.removed")
         for name, former in removed:
             self.invalidations.note_removed(*name, former.ino, last=not former.nlink)
             self._leave(former)
         return True
 
-    async def remove_directory_of(self, ino: InodeNo, root: InodeNo) -> None:
-        """Remove a directory that nothing of its source is in any more, if nothing else is."""
+    async def remove_directory_of(self, directory: ForeignDirectory, root: InodeNo) -> None:
+        """Remove a directory that nothing of its source is in any more, if nothing else is.
+
+        Args:
+            directory: As it was listed.
+            root: That of the source; what is elsewhere stays.
+        """
         async with self._engine.change():
-            removed = await self._remove_empty(ino, root, self._now_ns())
+            removed = await self._remove_empty(
+                directory.ino, directory.source, root, directory.prefix, self._now_ns()
+            )
         for name, former in removed:
             self.invalidations.note_removed(*name, former.ino, last=True)
             self._leave(former)
 
     async def _remove_empty(
-        self, directory: InodeNo, root: InodeNo, now_ns: int
+        self, directory: InodeNo, source: SourceId, root: InodeNo, key: bytes, now_ns: int
     ) -> list[tuple[Name, Inode]]:
-        """Remove a directory, and those above up to the root, that nothing is left in."""
+        """Remove a directory, and those above below the root, that nothing is left in.
+
+        Users move files, so that what is above one may be theirs, or another source's. A directory
+        is of the source where it has the path of a beginning of the key, or stands for one.
+        """
+        engine = self._engine
+        if await engine.list_directory(directory, 0, 1):
+            return []
+        way = await self._way_from(root, directory)
+        if not way:
+            return []
+        names, is_directory, _ = names_of_key(key, at_mount_root=root == ROOT_INODE)
+        above = names if is_directory else names[:-1]
+        roots = {each.root for each in await engine.list_sources()}
         removed: list[tuple[Name, Inode]] = []
-        while directory != root and (dentry := await self._engine.get_dentry(directory)):
-            if await self._engine.list_xattrs(directory):
-                # Somebody has made something of it.
+        for depth in range(len(way), 0, -1):
+            name, stands = way[depth - 1], await engine.get_directory(directory)
+            is_its = tuple(each.name for each in way[:depth]) == above[:depth] or (
+                stands is not None and stands.source == source and key.startswith(stands.prefix)
+            )
+            # Somebody has made something of one with xattrs.
+            if not is_its or directory in roots or await engine.list_xattrs(directory):
                 break
-            name, stands = Name(*dentry), await self._engine.get_directory(directory)
             try:
-                removed.append((name, await self._engine.rmdir(*name, now_ns)))
+                removed.append((name, await engine.rmdir(*name, now_ns)))
             except DirectoryNotEmptyError:
                 break
             if stands is not None:
                 # It is made anew once there are objects again.
-                await self._engine.clear_gone(stands.source, [stands.prefix])
+                await engine.clear_gone(stands.source, [stands.prefix])
             directory = name.parent
         return removed
+
+    async def _way_from(self, root: InodeNo, directory: InodeNo) -> list[Name]:
+        """Return the names that lead from a root to a directory; empty: it is not below."""
+        way: list[Name] = []
+        while directory != root:
+            dentry = await self._engine.get_dentry(directory)
+            if dentry is None:
+                return []
+            way.append(Name(*dentry))
+            directory = dentry[0]
+        return way[::-1]
 
     async def note_conflict(self, known: ForeignObject, conflict: Conflict) -> None:
         """Store in what a file and its object differ, if that has changed."""

@@ -422,7 +422,7 @@ class Refresh:
             yield
         for directory in self._vanished if removes else ():
             if await self._changes.find_inode(directory.ino) is not None:
-                await self._changes.remove_directory_of(directory.ino, source.root)
+                await self._changes.remove_directory_of(directory, source.root)
             yield
 
     async def _stands(self, row: ForeignObject) -> bool:

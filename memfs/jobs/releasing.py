@@ -106,6 +106,8 @@ class Releasing:
                             yield
                         if await self._engine.list_directory(entry.inode.ino, 0, 1):
                             continue
+                        if self._how is not Take.MOVE:
+                            await self._check_there(entry.inode, path)
                     else:
                         await self._give_back(entry, path)
                     await self._changes.remove_name(Name(directory, entry.name))
@@ -172,7 +174,10 @@ class Releasing:
 
 
 def _is_same(path: Path, inode: Inode, link: bytes) -> bool:
-    """Return whether a path leads to what an inode is, by size and time or by target. Blocks."""
+    """Return whether a path leads to what an inode is. Blocks.
+
+    Files are compared by size and time, symlinks by target, and directories not at all.
+    """
     with disk_errors(str(path)):
         try:
             status = os.lstat(path)
@@ -180,6 +185,8 @@ def _is_same(path: Path, inode: Inode, link: bytes) -> bool:
             return False
         if stat.S_IFMT(status.st_mode) != stat.S_IFMT(inode.mode):
             return False
+        if stat.S_ISDIR(status.st_mode):
+            return True
         if stat.S_ISLNK(status.st_mode):
             return os.readlink(os.fsencode(path)) == link
         return (status.st_size, storable_ns(status.st_mtime_ns)) == (inode.size, inode.mtime_ns)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import hypothesis.strategies as st
 import pytest
 import trio
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 
 from memfs.content.opening import OpenMode
 from memfs.content.sources import Sources
@@ -46,7 +46,11 @@ if TYPE_CHECKING:
 
 KEYS = ("a", "b", "d/a", "d/b", "d/e/a", "f/a", "f/b", "z")
 NAMES = (b"a", b"b", b"moved", b"z")
-ACTS = st.lists(st.tuples(st.integers(0, 13), st.integers(0, 7)), min_size=4, max_size=25)
+OUTSIDE = "../other"
+"""A directory of the users, as paths below that of the source name it."""
+MADE = ("mine", "mine/deep", OUTSIDE, f"{OUTSIDE}/deep", "f", "d/deep")
+"""Directories that users make and move files into; the source may make one of them as well."""
+ACTS = st.lists(st.tuples(st.integers(0, 14), st.integers(0, 7)), min_size=4, max_size=25)
 
 
 class Model(NamedTuple):
@@ -100,12 +104,15 @@ def _work(world: World, method: str, **parameters: object) -> AdoptReport:
 
 
 def look(world: World) -> dict[str, tuple[InodeNo, int]]:
-    """Return inode and mode of all below the directory of the source, by path."""
+    """Return inode and mode of all below the directory of the source and in `OUTSIDE`, by path."""
 
     async def collect() -> dict[str, tuple[InodeNo, int]]:
         found: dict[str, tuple[InodeNo, int]] = {}
         top = await world.engine.find(ROOT_INODE, b"set")
         stack = [("", top.ino)] if top is not None else []
+        if (other := await world.engine.find(ROOT_INODE, b"other")) is not None:
+            found[OUTSIDE] = other.ino, other.mode
+            stack.append((OUTSIDE, other.ino))
         while stack:
             path, directory = stack.pop()
             for entry in await world.engine.list_directory(directory, 0, 1000):
@@ -125,6 +132,8 @@ class Life:
         self.world, self.bucket = world, bucket
         self.files: dict[str, Model] = {}
         self.gone: set[str] = set()
+        self.made: set[str] = set()
+        """Directories that only users have made."""
         self.held: list[Held] = []
         self.written: set[bytes] = set()
         """All that programs have ever written: an open file has it, whatever its name leads to."""
@@ -153,7 +162,7 @@ class Life:
             case 9 if path:
                 self.unlink(path)
             case 10 if path:
-                self.rename(path, NAMES[which % len(NAMES)])
+                self.rename(path, os.fsdecode(NAMES[which % len(NAMES)]))
             case 11 if path:
                 self.hold(path)
             case 12 if path:
@@ -161,6 +170,10 @@ class Life:
             case 13:
                 self.check_held(let_go=True)
                 self.world.crash(checked=True) if which % 2 else self.world.remount()
+            case 14 if path:
+                above = MADE[which % len(MADE)]
+                self.make_directory(above)
+                self.rename(path, f"{above}/{path.rpartition('/')[2]}")
         self.check_held(let_go=False)
 
     # --- the bucket ------------------------------------------------------------------------------
@@ -250,20 +263,29 @@ class Life:
         parent, name = self.place(path)
         self.world.request(self.world.filesystem.unlink(parent, name))
 
-    def rename(self, path: str, name: bytes) -> None:
-        """Give a file another name in the directory of the source."""
-        target = os.fsdecode(name)
+    def make_directory(self, path: str) -> None:
+        """Make a directory, and those above it, where they are missing."""
+        if not path or path == ".." or path in look(self.world):
+            return
+        self.make_directory(path.rpartition("/")[0])
+        if path not in ("d", "f"):
+            self.made.add(path)
+        filesystem = self.world.filesystem
+        self.world.request(filesystem.make_directory(self.world.program, *self.place(path), 0o755))
+
+    def rename(self, path: str, target: str) -> None:
+        """Give a file another name."""
         if path == target:
             return
-        parent, former = self.place(path)
-        top = self.world.run(self.world.engine.lookup(ROOT_INODE, b"set")).ino
-        self.world.request(self.world.filesystem.rename(parent, former, top, name, 0))
+        self.world.request(self.world.filesystem.rename(*self.place(path), *self.place(target), 0))
         if target in self.files:
             self.gone |= {self.files[target].key} - {""}
         self.files[target] = self.files.pop(path)
 
     def place(self, path: str) -> tuple[InodeNo, bytes]:
         above, _, name = path.rpartition("/")
+        if above == "..":
+            return ROOT_INODE, os.fsencode(name)
         top = self.world.run(self.world.engine.lookup(ROOT_INODE, b"set")).ino
         return (look(self.world)[above][0] if above else top), os.fsencode(name)
 
@@ -318,6 +340,7 @@ class Life:
         found = look(self.world)
         paths = {path for path, (_, mode) in found.items() if stat.S_ISREG(mode)}
         assert paths == self.files.keys()
+        assert found.keys() >= self.made
         for path, model in self.files.items():
             foreign = self.world.run(self.world.engine.get_object(found[path][0]))
             if model.etag:
@@ -333,6 +356,7 @@ class Life:
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @given(ACTS)
+@example([(14, 3), (3, 3), (4, 0)])
 def test_the_tree_is_what_bucket_and_users_have_made_it(acts: list[tuple[int, int]]) -> None:
     bucket = Bucket()
     for key in KEYS[:5]:
@@ -395,6 +419,50 @@ def test_nothing_is_removed_when_much_would_go_or_a_listing_ends_early() -> None
         assert refresh(world, confirm=True)["removed_count"] == 4
         [source] = world.run(world.engine.list_sources())
         assert (source.problem, len(look(world))) == ("", 26)
+
+
+def _directories(world: World) -> set[str]:
+    return {path for path, (_, mode) in look(world).items() if stat.S_ISDIR(mode)}
+
+
+def test_a_removal_takes_only_directories_of_its_source_that_it_empties() -> None:
+    """It took all up to the root of the mount, if a user had moved the file elsewhere."""
+    bucket = Bucket()
+    for key in ("a", "b", "c//d/a", "d/e/a", "d/f/a", "d/f/b", "kept", "m/a"):
+        bucket.put(key, key.encode())
+    with a_world(bucket) as world:
+        adopt(world)
+        life = Life(world, bucket)
+        life.files = {key: Model(key, *found) for key, found in bucket.objects.items()}
+        life.files["c/%/d/a"] = life.files.pop("c//d/a")
+        for path in (f"{OUTSIDE}/deep", "mine/deep", "d/f/mine"):
+            life.make_directory(path)
+        life.rename("a", f"{OUTSIDE}/deep/a")
+        life.rename("b", "mine/deep/b")
+        life.rename("d/f/a", "d/f/mine/a")
+        # What has an xattr stays as well: somebody has made something of it.
+        world.request(world.filesystem.set_xattr(life.ino("m"), b"user.of", b"me", 0, False))
+        for key in bucket.objects.keys() - {"kept"}:
+            del bucket.objects[key]
+        life.refresh()
+        assert life.files.keys() == {"kept"}
+        assert _directories(world) == life.made | {"d", "d/f", "m"}
+
+
+def test_a_removal_leaves_the_roots_of_sources() -> None:
+    """One of them may be made below another one, where keys have its name later."""
+    bucket = Bucket()
+    with a_world(bucket) as world:
+        adopt(world)
+        _work(world, "adopt", url=f"{URL}/inner", path="set/sub", deleted="remove")
+        life = Life(world, bucket)
+        bucket.put("kept", b"kept")
+        bucket.put("sub/deep/a", b"a")
+        life.refresh()
+        assert _directories(world) == {"sub", "sub/deep"}
+        del bucket.objects["sub/deep/a"]
+        life.refresh()
+        assert _directories(world) == {"sub"}
 
 
 def _told(world: World) -> list[tuple[str, str]]:
@@ -573,6 +641,22 @@ def test_a_release_leaves_what_the_directory_has_no_more(tmp_path: Path, how: st
     assert {path for path, (_, mode) in look(world).items() if not stat.S_ISDIR(mode)} == staying
     if how == "copy":
         assert _in_mount(world) == {path: contents[path] for path in staying - {"link"}}
+    world.close()
+
+
+@pytest.mark.parametrize("how", ["copy", "reference"])
+def test_a_release_leaves_directories_that_were_made_here(tmp_path: Path, how: str) -> None:
+    data, root = tmp_path / "data", tmp_path / "world"
+    (data / "deep/er").mkdir(parents=True)
+    (data / "deep/file").write_bytes(b"file")
+    root.mkdir()
+    world = _world_of(root)
+    _work(world, "adopt", url=f"file://{data}", path="set", take=how)
+    life = Life(world, Bucket())
+    life.make_directory("mine/deep")
+    report = _work(world, "release", path="set")
+    assert [told.split(":")[0] for told in report["failures"]] == ["mine/deep"]
+    assert _directories(world) == {"mine", "mine/deep"}
     world.close()
 
 

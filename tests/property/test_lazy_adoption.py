@@ -272,6 +272,35 @@ def test_a_watch_follows_what_was_looked_at_and_removes_nothing_else() -> None:
         assert world.run(walk(world)) == expected(bucket)
 
 
+def test_a_removal_takes_directories_of_the_source_under_whatever_name() -> None:
+    """One that was renamed is known by its prefix; those of users stay, as does all elsewhere."""
+    bucket = a_bucket("a", "b/deep/x", "c/deep/x", "d/x", "kept")
+    with a_world(bucket) as world:
+        adopt(world)
+
+        async def change() -> None:
+            filesystem, top = world.filesystem, await find(world, "set")
+            for above, name in ((top, b"mine"), (ROOT_INODE, b"other")):
+                await filesystem.make_directory(world.program, above, name, 0o755)
+            mine, other = await find(world, "set/mine"), await find(world, "other")
+            for path in ("b/deep/x", "c/deep/x", "d/x"):
+                await find(world, f"set/{path}")
+            await filesystem.rename(top, b"a", other, b"a", 0)
+            await filesystem.rename(top, b"b", mine, b"moved", 0)
+            await filesystem.rename(await find(world, "set/c"), b"deep", other, b"deep", 0)
+            await filesystem.rename(await find(world, "set/d"), b"x", mine, b"x", 0)
+
+        world.run(change())
+        world.run(walk(world))
+        for key in bucket.objects.keys() - {"kept"}:
+            del bucket.objects[key]
+        # More than a tenth of the files goes, which a watch does not allow.
+        refresh(world)
+        assert world.run(names_of(world, "set")) == ["c", "d", "kept", "mine"]
+        assert world.run(names_of(world, "set/mine")) == []
+        assert world.run(names_of(world, "other")) == ["deep"]
+
+
 def test_a_refresh_lists_all_and_removes_what_is_gone() -> None:
     bucket = a_bucket()
     with a_world(bucket) as world:

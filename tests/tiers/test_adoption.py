@@ -223,14 +223,19 @@ def test_a_file_that_is_written_is_memfss_own(place: Path, bucket: LyingS3, pref
 
 def test_a_refresh_follows_the_bucket(place: Path, bucket: LyingS3, prefix: str) -> None:
     put(bucket, prefix, **{f"d/{number:03}": b"x" * number for number in range(40)})
-    put(bucket, prefix, **{"gone/one": b"1"})
+    put(bucket, prefix, **{"gone/one": b"1", "moved": b"2"})
     adopt("--deleted", "remove", f"s3://{BUCKET}/{prefix}", place / "set")
+    (place / "mine/deep").mkdir(parents=True)
+    (place / "set/moved").rename(place / "mine/deep/moved")
     del bucket.objects[f"{prefix}/gone/one"]
+    del bucket.objects[f"{prefix}/moved"]
     del bucket.objects[f"{prefix}/d/007"]
     put(bucket, prefix, **{"d/new": b"new", "e/new": b"new"})
     report = adopt("--refresh", place / "set")
-    assert (report["made_count"], report["removed_count"], report["problem"]) == (2, 2, "")
+    assert (report["made_count"], report["removed_count"], report["problem"]) == (2, 3, "")
     assert sorted(os.listdir(place / "set")) == ["d", "e"]
+    # Users made the directories that a file was moved to.
+    assert os.listdir(place / "mine/deep") == []
     for number in range(20, 40):
         del bucket.objects[f"{prefix}/d/{number:03}"]
     with pytest.raises(MountError, match="tenth"):
