@@ -9,26 +9,23 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from memfs.config import QueryConfig
 from memfs.errors import InvalidValueError
 from memfs.metadata.records import FileOrder
-from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.metadata.sqlite.mending import mend
-from memfs.query.matching import matches
 from memfs.query.parsing import parse
-from memfs.query.values import stored_value
-from memfs.types import ROOT_INODE, InodeNo, SnapshotId
+from memfs.types import ROOT_INODE, InodeNo
 from tests.contract.engine.asking import ask as ask_all
 from tests.contract.engine.asking import build
+from tests.contract.engine.histories import History, change_in_vain, index, steps_of
+from tests.contract.engine.histories import put as put_as
 from tests.contract.engine.making import NOW_NS, make_file
 from tests.contract.engine.older import change_as_older, change_tables
-from tests.contract.engine.site import BIRTH_NS, CONFIG, SMALL, SqliteSite, local_only, run
+from tests.contract.engine.site import SqliteSite, local_only, run
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from memfs.metadata.engine import Engine
-    from memfs.query.matching import Values
 
 TAGS = b"user.tags"
 LED = "elements of user.tags"
@@ -77,58 +74,13 @@ FILTERS = st.sampled_from(
         {"tags": {"$gt": 0}, "other": {"$lt": "dog"}},
     ]
 )
-ORDERS = st.one_of(
-    st.none(),
-    st.builds(FileOrder, st.sampled_from(["$size", "user.tags", "user.other"]), st.booleans()),
-)
-STEPS = st.lists(
-    st.one_of(
-        st.tuples(st.just("put"), st.integers(0, 7), VALUES),
-        st.tuples(st.just("put"), st.integers(0, 7), VALUES),
-        st.tuples(st.just("other"), st.integers(0, 7), VALUES),
-        st.tuples(st.just("remove"), st.integers(0, 7), st.none()),
-        st.tuples(st.just("reap"), st.integers(0, 7), st.none()),
-        st.tuples(st.just("build"), st.integers(1, 9), st.none()),
-        st.tuples(st.just("index"), st.integers(1, 9), st.none()),
-        st.tuples(st.just("undo"), st.integers(0, 7), VALUES),
-        st.tuples(st.just("crash"), st.none(), st.none()),
-        st.tuples(st.just("off"), st.integers(0, 7), VALUES),
-        st.tuples(st.just("older"), st.integers(0, 7), VALUES),
-        st.tuples(st.just("snapshot"), st.none(), st.none()),
-        st.tuples(st.just("ask"), FILTERS, ORDERS),
-        st.tuples(st.just("ask"), FILTERS, ORDERS),
-    ),
-    min_size=10,
-    max_size=50,
-)
+STEPS = steps_of(TAGS, VALUES, FILTERS)
 
 ask = partial(ask_all, limit=2)
 
-Stored = dict[InodeNo, dict[str, bytes]]
-
-
-async def index(engine: Engine) -> None:
-    while not (await engine.index_attributes(3)).is_whole:
-        pass
-
 
 async def put(engine: Engine, ino: InodeNo, value: bytes, name: bytes = TAGS) -> None:
-    await engine.set_xattr(ino, name, value, 0, NOW_NS)
-
-
-def values_of(stored: Stored, ino: InodeNo, field: str) -> Values:
-    if field == "$size":
-        return (0,)
-    found = stored[ino].get(field)
-    if found is None:
-        return None
-    value = stored_value(found)
-    return () if value is None else (value,)
-
-
-def expected(stored: Stored, filter_: object) -> list[InodeNo]:
-    node = parse(filter_)
-    return [ino for ino in sorted(stored) if matches(node, partial(values_of, stored, ino))]
+    await put_as(engine, ino, value, name)
 
 
 @given(STEPS)
@@ -141,93 +93,9 @@ def test_whatever_happens_meanwhile_elements_lead_to_what_the_oracle_finds(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, Any, Any]]
 ) -> None:
     """Changes, crashes, changes that are undone, mounts without an index and by older versions."""
-    site = SqliteSite(tmp_path_factory.mktemp("elements"))
-    stored: Stored = {ROOT_INODE: {}}
-    shown: dict[SnapshotId, Stored] = {}
-    try:
-        for count in range(6):
-            stored[run(make_file(site.engine, b"f%d" % count)).ino] = {}
-        for step, first, second in steps:
-            take(site, stored, shown, step, first, second)
-        run(index(site.engine))
-        run(build(site.engine))
-        for filter_ in ({"tags": "cat"}, {"tags": {"$contains": "cat"}}):
-            assert sorted(run(ask(site.engine, filter_))[0]) == expected(stored, filter_)
-        site.close()
-    finally:
-        site.engine.close()
-
-
-def take(
-    site: SqliteSite,
-    stored: Stored,
-    shown: dict[SnapshotId, Stored],
-    step: str,
-    *taken: Any,  # noqa: ANN401 - by step
-) -> None:
-    """Take one step on both sides."""
-    engine, (first, second) = site.engine, taken
-    inos = [ino for ino in sorted(stored) if ino != ROOT_INODE]
-    ino = inos[first % len(inos)] if isinstance(first, int) and inos else ROOT_INODE
-    if step in ("put", "other"):
-        name = TAGS if step == "put" else b"user.other"
-        run(put(engine, ino, second, name))
-        stored[ino][name.decode()] = second
-    elif step == "remove":
-        if stored[ino].pop(TAGS.decode(), None) is not None:
-            run(engine.remove_xattr(ino, TAGS, NOW_NS))
-    elif step == "reap" and ino != ROOT_INODE:
-        entries = run(engine.list_directory(ROOT_INODE, 0, 100))
-        name = next(entry.name for entry in entries if entry.inode.ino == ino)
-        run(engine.unlink(ROOT_INODE, name, NOW_NS))
-        run(engine.reap([ino]))
-        del stored[ino]
-    elif step == "build":
-        run(engine.build_indexes(first))
-    elif step == "index":
-        run(engine.index_attributes(first))
-    elif step == "undo":
-        with pytest.raises(ZeroDivisionError):
-            run(fail(engine, ino, second))
-    elif step == "crash":
-        engine.commit_nowait()
-        site.crash()
-    elif step == "off":
-        engine.close()
-        off = SqliteEngine.open(
-            site.state_dir, CONFIG, BIRTH_NS, SMALL, query=QueryConfig(enabled=False)
-        )
-        run(put(off, ino, second))
-        assert off.check() == []
-        off.close()
-        stored[ino][TAGS.decode()] = second
-        site.reopen()
-    elif step == "older" and not shown:
-        engine.close()
-        change_as_older(site.state_dir, ino, TAGS, second)
-        if TAGS.decode() in stored[ino]:
-            stored[ino][TAGS.decode()] = second
-        site.reopen()
-    elif step == "snapshot":
-        number = run(engine.create_snapshot(f"s{len(shown)}", NOW_NS)).snap
-        shown[number] = {each: {**attributes} for each, attributes in stored.items()}
-    elif step == "ask":
-        run(index(engine))
-        found, _ = run(ask(engine, first, second))
-        assert sorted(found) == expected(stored, first)
-        for snap, then in shown.items():
-            assert sorted(run(ask(engine, first, second, snap=snap))[0]) == expected(then, first)
-
-
-async def fail(engine: Engine, ino: InodeNo, value: bytes) -> None:
-    """Change arrays in a step that is taken back."""
-    async with engine.change():
-        await put(engine, ino, value)
-        await put(engine, ino, b'["never"]', b"user.never")
-        while await engine.build_indexes(100):
-            pass
-        await engine.remove_xattr(ino, TAGS, NOW_NS)
-        raise ZeroDivisionError
+    History(SqliteSite(tmp_path_factory.mktemp("elements")), TAGS).run(
+        steps, ({"tags": "cat"}, {"tags": {"$contains": "cat"}})
+    )
 
 
 async def test_elements_lead_once_their_index_is_whole(engine: Engine) -> None:
@@ -315,12 +183,12 @@ def test_what_changes_amid_the_first_index_is_in_it(tmp_path: Path) -> None:
     change_as_older(site.state_dir, inos[2], TAGS, b'["y", "a"]')
     engine = site.reopen()
     with pytest.raises(ZeroDivisionError):
-        run(fail(engine, inos[2], b"[]"))
+        run(change_in_vain(engine, TAGS, inos[2], b"[]"))
     # Up to the first array.
     assert run(engine.build_indexes(1))
     run(put(engine, inos[1], b'["a"]'))
     with pytest.raises(ZeroDivisionError):
-        run(fail(engine, inos[2], b"[]"))
+        run(change_in_vain(engine, TAGS, inos[2], b"[]"))
     assert run(ask(engine, {"tags": "a"}))[1] == "user.tags"
     run(build(engine))
     assert run(ask(engine, {"tags": "a"})) == (inos, LED)

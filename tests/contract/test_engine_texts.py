@@ -27,10 +27,11 @@ from memfs.metadata.sqlite.statements import KEEPS_ELEMENTS, KEEPS_TEXTS
 from memfs.namespace.permissions import Credentials
 from memfs.query.matching import matches
 from memfs.query.parsing import parse
-from memfs.query.values import stored_value
-from memfs.types import NOW, ROOT_INODE, InodeNo, SnapshotId
+from memfs.types import NOW, ROOT_INODE, InodeNo
 from tests.contract.engine.asking import ask as ask_all
 from tests.contract.engine.asking import build
+from tests.contract.engine.histories import History, expected, index, steps_of
+from tests.contract.engine.histories import put as put_as
 from tests.contract.engine.making import NOW_NS, make_file
 from tests.contract.engine.older import change_as_older, change_tables
 from tests.contract.engine.site import BIRTH_NS, CONFIG, SMALL, SqliteSite, local_only, run
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memfs.metadata.engine import Engine
-    from memfs.query.matching import Values
 
 NOTE = b"user.note"
 LED = "texts of user.note"
@@ -104,63 +104,13 @@ FILTERS = st.sampled_from(
         {"$not": {"note": {"$contains": "ships"}}},
     ]
 )
-ORDERS = st.one_of(
-    st.none(),
-    st.builds(FileOrder, st.sampled_from(["$size", "user.note", "user.other"]), st.booleans()),
-)
-STEPS = st.lists(
-    st.one_of(
-        st.tuples(st.just("put"), st.integers(0, 7), VALUES),
-        st.tuples(st.just("put"), st.integers(0, 7), VALUES),
-        st.tuples(st.just("other"), st.integers(0, 7), VALUES),
-        st.tuples(st.just("remove"), st.integers(0, 7), st.none()),
-        st.tuples(st.just("reap"), st.integers(0, 7), st.none()),
-        st.tuples(st.just("make"), st.none(), st.none()),
-        st.tuples(st.just("add"), st.sampled_from(["user.note", "user.other"]), st.none()),
-        st.tuples(st.just("drop"), st.sampled_from(["user.note", "user.other"]), st.none()),
-        st.tuples(st.just("build"), st.integers(1, 9), st.none()),
-        st.tuples(st.just("build"), st.integers(1, 9), st.none()),
-        st.tuples(st.just("index"), st.integers(1, 9), st.none()),
-        st.tuples(st.just("undo"), st.integers(0, 7), VALUES),
-        st.tuples(st.just("crash"), st.none(), st.none()),
-        st.tuples(st.just("off"), st.integers(0, 7), VALUES),
-        st.tuples(st.just("older"), st.integers(0, 7), VALUES),
-        st.tuples(st.just("snapshot"), st.none(), st.none()),
-        st.tuples(st.just("ask"), FILTERS, ORDERS),
-        st.tuples(st.just("ask"), FILTERS, ORDERS),
-        st.tuples(st.just("ask"), FILTERS, ORDERS),
-    ),
-    min_size=10,
-    max_size=50,
-)
+STEPS = steps_of(NOTE, VALUES, FILTERS, "make", "add", "drop")
 
 ask = partial(ask_all, limit=2)
 
-Stored = dict[InodeNo, dict[str, bytes]]
-
-
-async def index(engine: Engine) -> None:
-    while not (await engine.index_attributes(3)).is_whole:
-        pass
-
 
 async def put(engine: Engine, ino: InodeNo, value: bytes, name: bytes = NOTE) -> None:
-    await engine.set_xattr(ino, name, value, 0, NOW_NS)
-
-
-def values_of(stored: Stored, ino: InodeNo, field: str) -> Values:
-    if field == "$size":
-        return (0,)
-    found = stored[ino].get(field)
-    if found is None:
-        return None
-    value = stored_value(found)
-    return () if value is None else (value,)
-
-
-def expected(stored: Stored, filter_: object) -> list[InodeNo]:
-    node = parse(filter_)
-    return [ino for ino in sorted(stored) if matches(node, partial(values_of, stored, ino))]
+    await put_as(engine, ino, value, name)
 
 
 @given(STEPS)
@@ -171,101 +121,9 @@ def test_whatever_happens_meanwhile_texts_lead_to_what_the_oracle_finds(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, Any, Any]]
 ) -> None:
     """Changes, crashes, changes that are undone, mounts without an index and by older versions."""
-    site = SqliteSite(tmp_path_factory.mktemp("texts"))
-    stored: Stored = {ROOT_INODE: {}}
-    shown: dict[SnapshotId, Stored] = {}
-    try:
-        for _ in range(6):
-            take(site, stored, shown, "make", None, None)
-        for step, first, second in steps:
-            take(site, stored, shown, step, first, second)
-        run(index(site.engine))
-        run(build(site.engine))
-        for filter_ in ({"note": {"$contains": "ship"}}, {"other": {"$text": "ships"}}):
-            assert sorted(run(ask(site.engine, filter_))[0]) == expected(stored, filter_)
-        site.close()
-    finally:
-        site.engine.close()
-
-
-def take(
-    site: SqliteSite,
-    stored: Stored,
-    shown: dict[SnapshotId, Stored],
-    step: str,
-    *taken: Any,  # noqa: ANN401 - by step
-) -> None:
-    """Take one step on both sides."""
-    engine, (first, second) = site.engine, taken
-    inos = [ino for ino in sorted(stored) if ino != ROOT_INODE]
-    ino = inos[first % len(inos)] if isinstance(first, int) and inos else ROOT_INODE
-    there = {each.field: each.state for each in engine.field_indexes()}
-    if step in ("put", "other"):
-        name = NOTE if step == "put" else b"user.other"
-        run(put(engine, ino, second, name))
-        stored[ino][name.decode()] = second
-    elif step == "remove":
-        if stored[ino].pop(NOTE.decode(), None) is not None:
-            run(engine.remove_xattr(ino, NOTE, NOW_NS))
-    elif step == "reap" and ino != ROOT_INODE:
-        entries = run(engine.list_directory(ROOT_INODE, 0, 100))
-        name = next(entry.name for entry in entries if entry.inode.ino == ino)
-        run(engine.unlink(ROOT_INODE, name, NOW_NS))
-        run(engine.reap([ino]))
-        del stored[ino]
-    elif step == "make":
-        stored[run(make_file(engine, b"f%d" % engine.reserve_ids()[0])).ino] = {}
-    elif step == "add" and there.get(first) != IndexState.LEAVING:
-        run(engine.add_index(first))
-    elif step == "drop" and there.get(first) not in (None, IndexState.LEAVING):
-        run(engine.drop_index(first))
-    elif step == "build":
-        run(engine.build_indexes(first))
-    elif step == "index":
-        run(engine.index_attributes(first))
-    elif step == "undo":
-        with pytest.raises(ZeroDivisionError):
-            run(fail(engine, ino, second))
-    elif step == "crash":
-        engine.commit_nowait()
-        site.crash()
-    elif step == "off":
-        engine.close()
-        off = SqliteEngine.open(
-            site.state_dir, CONFIG, BIRTH_NS, SMALL, query=QueryConfig(enabled=False)
-        )
-        run(put(off, ino, second))
-        run(off.build_indexes(2))
-        assert off.check() == []
-        off.close()
-        stored[ino][NOTE.decode()] = second
-        site.reopen()
-    elif step == "older" and not shown:
-        engine.close()
-        change_as_older(site.state_dir, ino, NOTE, second)
-        if NOTE.decode() in stored[ino]:
-            stored[ino][NOTE.decode()] = second
-        site.reopen()
-    elif step == "snapshot":
-        number = run(engine.create_snapshot(f"s{len(shown)}", NOW_NS)).snap
-        shown[number] = {each: {**attributes} for each, attributes in stored.items()}
-    elif step == "ask":
-        run(index(engine))
-        assert engine.check() == []
-        found, _ = run(ask(engine, first, second))
-        assert sorted(found) == expected(stored, first)
-        for snap, then in shown.items():
-            assert sorted(run(ask(engine, first, second, snap=snap))[0]) == expected(then, first)
-
-
-async def fail(engine: Engine, ino: InodeNo, value: bytes) -> None:
-    """Change texts and indexes in a step that is taken back."""
-    async with engine.change():
-        await put(engine, ino, value)
-        await put(engine, ino, b"never", b"user.never")
-        await engine.build_indexes(2)
-        await engine.remove_xattr(ino, NOTE, NOW_NS)
-        raise ZeroDivisionError
+    History(SqliteSite(tmp_path_factory.mktemp("texts")), NOTE).run(
+        steps, ({"note": {"$contains": "ship"}}, {"other": {"$text": "ships"}})
+    )
 
 
 async def make_notes(engine: Engine, count: int) -> list[InodeNo]:
