@@ -203,8 +203,10 @@ class Querying:
         for source in await self._engine.list_sources():
             if count := await self._engine.count_unlisted(source.source):
                 notes += (
-                    f"{count} director{'ies' if count != 1 else 'y'} of {source.url} were not "
-                    "listed yet, and what is in them is not found: memfs adopt --refresh lists all",
+                    f"{count} director{'y' if count == 1 else 'ies'} of {source.url} "
+                    f"{'was' if count == 1 else 'were'} not listed yet, and what is in "
+                    f"{'it' if count == 1 else 'them'} is not found: memfs adopt --refresh lists "
+                    "all",
                 )
         return notes
 

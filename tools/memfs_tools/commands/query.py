@@ -163,6 +163,7 @@ def _explain(page: QueryReport) -> None:
     tell(f"led by: {led}")
     tell(f"found: {_PLACES[page['place']]}, in {page['duration_s'] * 1000:.1f} ms")
     tell(f"looked at again: {'no file' if page['is_exact'] else 'each file that was found'}")
-    tell(f"first page: {page['count']} files{', and there are more' if page['token'] else ''}")
+    files = f"{page['count']} file{'' if page['count'] == 1 else 's'}"
+    tell(f"first page: {files}{', and there are more' if page['token'] else ''}")
     for note in page["notes"]:
         tell(f"note: {note}")
