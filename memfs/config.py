@@ -221,6 +221,8 @@ class EncryptionConfig:
 class PolicyConfig:
     """`[policy]`: when files move by themselves."""
 
+    hot_to_warm_s: float = 24 * 3600.0
+    """Tensors that no program has had on a device for so long leave it."""
     warm_to_cold_s: float = 72 * 3600.0
     """A file not opened for so long is unlocked from RAM."""
     pack_after_s: float = 7 * 86400.0

@@ -143,6 +143,7 @@ RANGES: dict[str, Range] = {
     "prices.sent": _PRICE,
     "snapshots.export": Range(0, 365 * _DAY_S),
     "snapshots.export_keep_count": Range(1, 100),
+    "policy.hot_to_warm": _AGE_S,
     "policy.warm_to_cold": _AGE_S,
     "policy.pack_after": _AGE_S,
     "policy.cold_to_glacier": _AGE_S,

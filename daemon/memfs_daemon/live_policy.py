@@ -29,7 +29,7 @@ SETTING = "policy.set"
 """Setting of the engine: the values that were set, as texts by name, in JSON."""
 
 LIVE_NAMES = (
-    *("warm_to_cold", "pack_after", "cold_to_glacier"),
+    *("hot_to_warm", "warm_to_cold", "pack_after", "cold_to_glacier"),
     *("promote_count", "promote_window", "interval", "give_way"),
 )
 """Keys that are read anew in each round. The others are read when a mount begins."""

@@ -82,9 +82,9 @@ CONTROL_XATTRS: dict[bytes, ControlXattr] = {
     ),
     AGES_XATTR: ControlXattr(
         True,
-        'JSON: times without use after which files move on, as `{"warm_to_cold": "12h", '
-        '"pack_after": "3d", "cold_to_glacier": "30d"}`; what it does not name is as `[policy]` '
-        "says. A directory's holds for all below.",
+        'JSON: times without use after which files move on, as `{"hot_to_warm": "2h", '
+        '"warm_to_cold": "12h", "pack_after": "3d", "cold_to_glacier": "30d"}`; what it does not '
+        "name is as `[policy]` says. A directory's holds for all below.",
     ),
     CODEC_XATTR: ControlXattr(
         True,

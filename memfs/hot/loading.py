@@ -186,6 +186,15 @@ class Loader:
             if slab.state == SlabState.READY and self.pool.retire(slab):
                 self._drop(slab)
 
+    def expire(self, ino: int, idle_s_min: float) -> bool:
+        """Take a file out that no program had for so long; False: one has it, or had it since."""
+        if ino not in self.pool.idle(idle_s_min):
+            return False
+        for slab in self.pool.of_inode(ino):
+            self.pool.remove(slab)
+            self._leave(slab)
+        return True
+
     def release(self, slab: SlabInfo) -> None:
         """Count one lease less."""
         if self.pool.release(slab):

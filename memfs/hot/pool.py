@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import enum
 import errno
+import math
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.errors import MemfsError
@@ -20,7 +22,7 @@ from memfs.policy.s3fifo import S3Fifo
 from memfs.sizes import format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 LAYOUTS = ("", "channels_last")
 """How tensors are laid out: as in the file, or 4-D ones with their channels last."""
@@ -79,6 +81,7 @@ class SlabInfo:
         "size_bytes",
         "snapshots",
         "state",
+        "used_s",
     )
 
     def __init__(
@@ -106,6 +109,8 @@ class SlabInfo:
         self.snapshots: set[str] = set()
         """Names of the snapshots that keep it."""
         self.state = SlabState.LOADING
+        self.used_s = 0.0
+        """When a program last had it, by the clock of the pool."""
         self.queued = False
         """It has a place in the queue of its class; an older generation has no such place."""
 
@@ -160,9 +165,13 @@ class Pool:
 
     Args:
         capacities: One a device.
+        clock: Tells seconds.
     """
 
-    def __init__(self, capacities: Sequence[DeviceCapacity]) -> None:
+    def __init__(
+        self, capacities: Sequence[DeviceCapacity], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._clock = clock
         self._devices = {capacity.uuid: _DeviceQueues(capacity) for capacity in capacities}
         self._slabs: dict[SlabKey, SlabInfo] = {}
 
@@ -292,6 +301,7 @@ class Pool:
             if self.retire(each):
                 gone.append(each)
         slab.state = SlabState.READY
+        slab.used_s = self._clock()
         self._enqueue(slab)
         return gone
 
@@ -326,6 +336,7 @@ class Pool:
     def release(self, slab: SlabInfo) -> bool:
         """Count one lease less; True if the slab has left the pool."""
         slab.lease_count -= 1
+        slab.used_s = self._clock()
         if slab.state == SlabState.DOOMED and not slab.lease_count:
             self.remove(slab)
             return True
@@ -375,6 +386,22 @@ class Pool:
             return []
         low_bytes = int(here.capacity.low_watermark * here.limit_bytes)
         return self._evict(device, used_bytes - low_bytes)
+
+    def idle(self, idle_s_min: float) -> dict[int, float]:
+        """Return the files whose slabs may all leave, and that no program had for so long.
+
+        Returns:
+            For how many seconds not, by inode.
+        """
+        now_s, found, kept = self._clock(), dict[int, float](), set[int]()
+        for slab in self._slabs.values():
+            ino = slab.key.ino
+            if not slab.evictable:
+                kept.add(ino)
+            found[ino] = min(found.get(ino, math.inf), now_s - slab.used_s)
+        return {
+            ino: idle_s for ino, idle_s in found.items() if idle_s >= idle_s_min and ino not in kept
+        }
 
     # --- parts -----------------------------------------------------------------------------------
     def _evict(self, device: str, needed_bytes: int) -> list[SlabInfo]:

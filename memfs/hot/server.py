@@ -40,6 +40,9 @@ log = logging.getLogger(__name__)
 
 BACKLOG = 128
 
+IDLE_COUNT_MAX = 2048
+"""Files that are told at a time of those that nobody uses, some 60 kB; the rest the next time."""
+
 ATTACHES_S = 0.5
 """Attaches of so long are told together: a loader may make thousands a second. Guess."""
 
@@ -67,6 +70,8 @@ class HotServer:
             "discard": self._discard,
             "refuse": self._refuse,
             "evict": self._evict,
+            "idle": self._idle,
+            "expire": self._expire,
             "mark": self._mark,
             "stats": self._stats,
             "snapshots": self._snapshots,
@@ -158,6 +163,16 @@ class HotServer:
         self._loader.evict(number_in(packet.message, "ino"))
         return {}
 
+    async def _idle(self, packet: Packet) -> dict[str, object]:
+        idle = self._pool.idle(_seconds(packet.message, "idle_s_min"))
+        longest = sorted(idle.items(), key=lambda each: -each[1])[:IDLE_COUNT_MAX]
+        return {"inos": [ino for ino, _ in longest], "idle_s": [idle_s for _, idle_s in longest]}
+
+    async def _expire(self, packet: Packet) -> dict[str, object]:
+        message = packet.message
+        left = self._loader.expire(number_in(message, "ino"), _seconds(message, "idle_s_min"))
+        return {"left": left}
+
     async def _mark(self, packet: Packet) -> dict[str, object]:
         message = packet.message
         pinned = bool(message["pinned"])
@@ -200,6 +215,13 @@ class HotServer:
 
 def _key(message: Mapping[str, object]) -> SlabKey:
     return SlabKey(number_in(message, "ino"), number_in(message, "generation"))
+
+
+def _seconds(message: Mapping[str, object], name: str) -> float:
+    value = message[name]
+    if not isinstance(value, int | float):
+        raise TypeError(f"{name} is no number")
+    return float(value)
 
 
 def _optional(message: Mapping[str, object], name: str) -> str | None:

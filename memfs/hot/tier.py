@@ -6,7 +6,9 @@ sealed; what is resident and has changed or gone in the engine leaves within a r
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 import os
 import stat
 import time
@@ -26,22 +28,28 @@ from memfs.metadata.records import Decision, InodeFlags, PendingMove
 from memfs.metrics.traffic import Level
 from memfs.moves.hydrating import hydrate
 from memfs.policy import rules
+from memfs.policy.ages import AGE_SETTING, parse_ages
 from memfs.policy.marks import (
+    AGES_XATTR,
     PRIORITY_XATTR,
     TENSOR_DTYPE_XATTR,
     TENSOR_SHAPE_XATTR,
     parse_priority,
 )
 from memfs.policy.view import PRIORITY_DEFAULT
-from memfs.types import Tier
+from memfs.sizes import format_duration
+from memfs.types import InodeNo, Tier
 
 if TYPE_CHECKING:
     from memfs.hot.board import HotBoard, Want
     from memfs.metadata.records import Inode
     from memfs.moves.attempt import MoveParts
-    from memfs.types import Generation, InodeNo
+    from memfs.types import Generation
 
 log = logging.getLogger(__name__)
+
+AGES_PAUSE_S = 60.0
+"""Between two looks for files that no program uses; shorter where an age is shorter."""
 
 RESIDENTS_A_ROUND = 256
 """Looked at whether they still belong where they are: some 20 ms."""
@@ -88,6 +96,8 @@ class HotTier:
         """Files that were wanted while they were brought."""
         self._after = 0
         """The last resident that was looked at."""
+        self._expired_s = -math.inf
+        """When the files were looked at last that no program uses."""
 
     async def run(self) -> None:
         """Bring what is wanted and let go of what has changed, until cancelled."""
@@ -307,6 +317,7 @@ class HotTier:
             known = self._board.residents.get(ino)
             if known is not None and ino not in self._busy:
                 await self._review(ino, known)
+        await self._expire()
 
     async def _review(self, ino: InodeNo, known: ResidentFile) -> None:
         try:
@@ -323,6 +334,47 @@ class HotTier:
             await self._server.call(
                 "mark", ino=ino, priority=await self._priority(ino), pinned=pin == Tier.HOT
             )
+
+    async def _expire(self) -> None:
+        """Let files go that no program has had on a device for longer than their age.
+
+        Raises:
+            HotGoneError: The server has ended.
+        """
+        shortest_s = self._parts.config.policy.hot_to_warm_s
+        marked = await self._engine.get_setting(AGE_SETTING)
+        if marked is not None:
+            shortest_s = min(shortest_s, int(marked) / 1e9)
+        if trio.current_time() < self._expired_s + min(AGES_PAUSE_S, shortest_s / 4):
+            return
+        self._expired_s = trio.current_time()
+        answer = await self._server.call("idle", idle_s_min=shortest_s)
+        inos = answer.get("inos")
+        for number in inos if isinstance(inos, list) else ():
+            ino = InodeNo(number)
+            known = self._board.residents.get(ino)
+            if known is None or known.pinned or ino in self._busy:
+                continue
+            with contextlib.suppress(StaleInodeError):
+                if (await self._engine.effective_pin(ino)).tier == Tier.HOT:
+                    # It was pinned just now.
+                    continue
+                age_s, key = await self._age(ino)
+                reply = await self._server.call("expire", ino=ino, idle_s_min=age_s)
+                if reply.get("left"):
+                    self._board.residents.pop(ino, None)
+                    detail = f"no program had it on a device for {format_duration(age_s)} ({key})"
+                    decision = Decision(rules.AGE, detail, known.size_bytes, time.time_ns())
+                    async with self._engine.change():
+                        await self._engine.record_decision(ino, decision)
+
+    async def _age(self, ino: InodeNo) -> tuple[float, str]:
+        """Return after how many seconds without use a file leaves, and what says so."""
+        mark = await self._engine.effective_xattr(ino, AGES_XATTR)
+        age_ns = None if mark is None else parse_ages(mark.decode()).hot_to_warm_ns
+        if age_ns is not None:
+            return age_ns / 1e9, "user.memfs.policy hot_to_warm"
+        return self._parts.config.policy.hot_to_warm_s, "policy.hot_to_warm"
 
     async def _evict(self, ino: InodeNo) -> None:
         del self._board.residents[ino]

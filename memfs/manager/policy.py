@@ -14,8 +14,7 @@ class MigrationPolicy:
     """When what nobody uses moves on.
 
     Attributes:
-        hot_to_warm_threshold: Hours. Nothing leaves a device by age: it leaves when the device has
-            no room, the least used first. Any number is taken, and says nothing to the mount.
+        hot_to_warm_threshold: Hours until tensors that no program has on a device leave it.
         warm_to_cold_threshold: Hours until a file leaves RAM.
         cold_to_glacier_threshold: Days until a file goes to the object store.
 
@@ -36,6 +35,7 @@ class MigrationPolicy:
     def mark(self) -> bytes:
         """Return the value of `user.memfs.policy` that says the same."""
         ages = {
+            "hot_to_warm": float(self.hot_to_warm_threshold * _HOUR_S),
             "warm_to_cold": float(self.warm_to_cold_threshold * _HOUR_S),
             "cold_to_glacier": float(self.cold_to_glacier_threshold * _DAY_S),
         }

@@ -27,6 +27,7 @@ class Ages(NamedTuple):
     warm_to_cold_ns: int | None = None
     pack_after_ns: int | None = None
     cold_to_glacier_ns: int | None = None
+    hot_to_warm_ns: int | None = None
 
     @property
     def shortest_ns(self) -> int | None:

@@ -140,14 +140,14 @@ class Limits(NamedTuple):
 
     def ages_of(self, marked: Ages) -> AgesInForce:
         """Return the ages of files that have a mark."""
-        mine = Ages(self.warm_to_cold_ns, self.pack_after_ns, self.cold_to_glacier_ns)
-        return AgesInForce(
-            *(
-                (age, f"policy.{name}") if other is None else (other, f"user.memfs.policy {name}")
-                for name, age, other in zip(AgesInForce._fields, mine, marked, strict=True)
-                if age is not None
-            )
-        )
+
+        def in_force(name: str) -> tuple[int, str]:
+            other = getattr(marked, f"{name}_ns")
+            if other is not None:
+                return other, f"user.memfs.policy {name}"
+            return getattr(self, f"{name}_ns"), f"policy.{name}"
+
+        return AgesInForce(*map(in_force, AgesInForce._fields))
 
 
 class PoolView(NamedTuple):

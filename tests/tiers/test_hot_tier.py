@@ -91,6 +91,28 @@ def test_a_pinned_file_is_on_the_device_and_equal_to_the_file(mount: Mount) -> N
     assert path.read_bytes() == safetensors_of(MIB)
 
 
+def test_what_no_program_has_for_long_leaves_the_device(mount: Mount) -> None:
+    """By the age of its mark; not while a program has it there, and not what is pinned."""
+    pinned, kept, path = (mount.root / f"{name}.safetensors" for name in ("pinned", "kept", "old"))
+    for each in (pinned, kept, path):
+        each.write_bytes(safetensors_of(MIB))
+        pin(each, "hot")
+        wait_until_hot(each)
+    for each in (kept, path):
+        run_memfs("unpin", each)
+    attached = Attached(kept)
+    for each in (pinned, kept, path):
+        tell(each, "policy", '{"hot_to_warm": "100ms"}')
+    wait_for(lambda: not residence(path).devices, lambda: hot_status(mount))
+    assert why(path)["rule"] == "age"
+    assert "no program had it on a device for 100 ms (user.memfs.policy" in why(path)["detail"]
+    assert residence(pinned).devices == residence(kept).devices == ["CPU-0"]
+    assert attached.tensors() == bytes_of(tensors(MIB))
+    attached.close()
+    wait_for(lambda: not residence(kept).devices, lambda: hot_status(mount))
+    assert kept.read_bytes() == safetensors_of(MIB)
+
+
 @pytest.mark.any_driver
 def test_unpinning_leaves_it_until_room_is_needed(mount: Mount) -> None:
     """And a pin to another tier takes it away."""

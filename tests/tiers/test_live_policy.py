@@ -74,7 +74,7 @@ def test_what_cannot_be_is_refused_by_name_and_changes_nothing(
     for values, reason in (
         ({"name": "frugal"}, r"policy\.name is read when a mount begins"),
         ({"retry_min": "1s"}, r"policy\.retry_min is read when a mount begins"),
-        ({"colder": "1s"}, r"there is no 'colder' in \[policy\]; known: warm_to_cold"),
+        ({"colder": "1s"}, r"there is no 'colder' in \[policy\]; known: hot_to_warm, warm_to_cold"),
         ({"warm_to_cold": "1h", "promote_count": "0"}, "promote_count = 0 is out of range"),
         ({"pack_after": "soon"}, "pack_after"),
         ({"give_way": "perhaps"}, "must be true or false"),

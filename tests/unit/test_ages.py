@@ -19,7 +19,7 @@ from tests.unit.test_policy import DAY_NS, LIMITS, candidate, goals, view
 AGE_NS = st.none() | st.integers(0, int(AGE_S_MAX)).map(lambda seconds: seconds * 10**9)
 
 
-@given(st.builds(Ages, AGE_NS, AGE_NS, AGE_NS))
+@given(st.builds(Ages, *[AGE_NS] * len(Ages._fields)))
 def test_what_is_stored_is_read_as_the_same(ages: Ages) -> None:
     assert parse_ages(ages.text()) == ages
     named = [age for age in ages if age is not None]

@@ -195,3 +195,27 @@ def test_views_of_one_file_have_places_of_their_own() -> None:
     pool.publish(view)
     load(pool, 2, 50)
     assert set(pool) == {plain, pool.get(SlabKey(2, 1))}
+
+
+def test_files_that_no_program_has_for_long_are_idle() -> None:
+    """Those that may not leave are not, and a lease that ends is a use."""
+    now_s = 0.0
+    pool = Pool([DeviceCapacity(A, 100)], lambda: now_s)
+    pool.measure(A, 100)
+    idle, used, leased = (load(pool, ino, 10) for ino in (1, 2, 3))
+    load(pool, 4, 10, pinned=True)
+    pool.keep(load(pool, 5, 10), "snapshot")
+    for slab in (used, leased):
+        pool.attach(slab)
+    now_s = 50.0
+    pool.release(used)
+    now_s = 60.0
+    assert pool.idle(60.0) == {idle.key.ino: 60.0}
+    assert pool.idle(10.0) == {idle.key.ino: 60.0, used.key.ino: 10.0}
+    assert pool.idle(61.0) == {}
+    # Programs have a view of it.
+    view = SlabKey(1, 1, "float16")
+    slab = pool.begin(view, A, 10, 50, pinned=False)
+    assert pool.idle(60.0) == {}
+    pool.publish(slab)
+    assert pool.idle(0.0) == {used.key.ino: 10.0, idle.key.ino: 0.0}

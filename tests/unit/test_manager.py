@@ -393,6 +393,7 @@ def test_without_a_mount_there_are_no_tiers(manager: MemoryManager) -> None:
 
 def test_a_policy_has_times(tmp_path: Path) -> None:
     assert json.loads(MigrationPolicy(24, 72, 30).mark()) == {
+        "hot_to_warm": 86400.0,
         "warm_to_cold": 259200.0,
         "cold_to_glacier": 2592000.0,
     }
