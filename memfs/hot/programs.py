@@ -42,6 +42,7 @@ from memfs.hot.requests import (
 )
 from memfs.hot.snapshots import ROOT_UID, Snapshots
 from memfs.linux.accepting import Acceptor
+from memfs.signals import Signal
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -114,7 +115,7 @@ class Programs:
         self.attach_count = 0
         self.attached_bytes = 0
         """Sizes of the slabs, each as often as it was attached to."""
-        self.attached = trio.Event()
+        self.attached = Signal()
         """Set by an attach; replaced by who has seen it."""
 
     def stats(self, uid: int = ROOT_UID) -> dict[str, object]:

@@ -202,11 +202,11 @@ class HotServer:
 
     async def _report_attaches(self) -> None:
         """Tell the daemon how many attaches there were, and of how much; many at a time."""
-        programs, count, size_bytes = self._programs, 0, 0
+        programs, seen, count, size_bytes = self._programs, 0, 0, 0
         while True:
-            await programs.attached.wait()
+            await programs.attached.wait(seen)
             await trio.sleep(ATTACHES_S)
-            programs.attached = trio.Event()
+            seen = programs.attached.count
             news = {"count": programs.attach_count - count}
             news["bytes"] = programs.attached_bytes - size_bytes
             count, size_bytes = programs.attach_count, programs.attached_bytes

@@ -91,7 +91,7 @@ class There:
         else:
             self._ask("put_object", Key="f", Body=data)
 
-    def get(self) -> bytes:
+    def content(self) -> bytes:
         if self._server is None:
             return (self._path / "f").read_bytes()
         found: bytes = self._ask("get_object", Key="f")["Body"].read()
@@ -165,14 +165,14 @@ def test_a_kill_leaves_an_object_that_is_known_again(
     problem = in_child(live, FaultPoints(), SECOND)
     if meddled and point != "publishing.published":
         assert problem == TAKEN
-        assert there.get() == b"theirs"
+        assert there.content() == b"theirs"
     elif meddled:
         # It was whole, and nobody looks before the file changes again.
         assert problem == ""
-        assert there.get() == b"theirs"
+        assert there.content() == b"theirs"
     else:
         assert problem == ""
-        assert there.get() == SECOND
+        assert there.content() == SECOND
     assert there.left_over() == []
 
 
@@ -191,5 +191,5 @@ def test_a_kill_leaves_no_parts_of_an_upload(s3_server: S3Server, tmp_path: Path
     assert outlived(lambda: live(KillAt("publishing.begun", 1))) == signal.SIGKILL
     assert there.left_over() != []
     assert in_child(live, FaultPoints()) == ""
-    assert there.get() == FIRST
+    assert there.content() == FIRST
     assert there.left_over() == []
