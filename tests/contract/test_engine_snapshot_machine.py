@@ -59,6 +59,8 @@ class SnapshotMachine(EngineMachine):
         self.stocked: list[tuple[InodeNo, RawId]] = []
         self.absent: set[tuple[int, int]] = set()
         """Generations that were open at a snapshot, and of which no copy was made."""
+        self.emptied: set[tuple[int, int]] = set()
+        """Generations that were sealed empty: who had them open has cut them to nothing."""
 
     @property
     def trees(self) -> dict[SnapshotId, Tree]:
@@ -134,6 +136,9 @@ class SnapshotMachine(EngineMachine):
                 assert not inode.raw
                 assert not inode.blob
                 assert inode.flags & InodeFlags.UNSEALED
+                continue
+            if (ino, generation) in self.emptied:
+                # It had a size at the instant, so it was open then; nothing is left to be kept.
                 continue
             assert inode.raw or inode.blob or ino in left_out
             if inode.raw:
@@ -251,6 +256,13 @@ class SnapshotMachine(EngineMachine):
                 self.remove_xattr(first, b"user.a")
             case 7:
                 self.reap(first)
+
+    @rule(index=INDEXES, size=st.integers(0, 1 << 40))
+    def seal(self, index: int, size: int) -> None:
+        super().seal(index, size)
+        ino = self.pick_file(index)
+        if not size:
+            self.emptied.add((ino, self.site.run(self.engine.get_inode(ino)).generation))
 
     @rule()
     @precondition(lambda self: len(self.trees) < 5)
