@@ -28,3 +28,9 @@ class Entry(NamedTuple):
     def state(self) -> str:
         """How safe it is now; asked anew each time."""
         return self.path.state
+
+
+def mtime_of(mtime_ns: int) -> float:
+    """Return a time of nanoseconds as `os.stat` tells it in seconds, to the last bit."""
+    seconds, nanoseconds = divmod(mtime_ns, 10**9)
+    return seconds + 1e-9 * nanoseconds

@@ -17,7 +17,7 @@ from memfs.control.client import ControlError
 from memfs.errors import InvalidValueError, MemfsError
 from memfs.manager.batches import ERRORS, BatchResult, Work, alone, run_batch
 from memfs.manager.configuration import configure
-from memfs.manager.entries import Entry
+from memfs.manager.entries import Entry, mtime_of
 from memfs.manager.errors import (
     ArchivedError,
     FilterError,
@@ -769,7 +769,7 @@ def _found(top: Path, root: Root, file: FoundReport) -> Entry | None:
         # A directory has metadata, too, and is no value.
         return None
     texts = {f"user.{name}": text.encode() for name, text in (file["attributes"] or {}).items()}
-    return Entry(key, path, metadata_of(texts), file["size"], file["mtime_ns"] / 1e9)
+    return Entry(key, path, metadata_of(texts), file["size"], mtime_of(file["mtime_ns"]))
 
 
 def _mapped(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterable[Any]:

@@ -22,7 +22,7 @@ from memfs.client.small_files import (
     put_small,
 )
 from memfs.manager.batches import Done, Work, alone, tried
-from memfs.manager.entries import Entry
+from memfs.manager.entries import Entry, mtime_of
 from memfs.manager.keys import path_of
 from memfs.manager.metadata import MIME_XATTR, metadata_of
 from memfs.manager.paths import MemPath
@@ -156,7 +156,7 @@ class Storing:
             tier=None if tier is None else tier.decode(),
         )
         return [
-            Done(each.new.key, self._entry(each.new, len(each.file.content), mtime_ns / 1e9))
+            Done(each.new.key, self._entry(each.new, len(each.file.content), mtime_of(mtime_ns)))
             if mtime_ns
             else tried(each.new.key, partial(self._store, **each.arguments))
             for each, mtime_ns in zip(held, mtimes_ns, strict=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from memfs.client.mount import Mount
 from memfs.client.xattrs import set_xattrs
 from memfs.errors import UsageError
+from memfs.manager.entries import mtime_of
 from memfs.manager.errors import MissingSnapshotError
 from memfs.manager.metadata import TYPES_XATTR, Scalar, attributes_of, is_metadata, metadata_of
 
@@ -103,7 +104,7 @@ class MemPath(PosixPath):
         return [
             Version(
                 each["size"],
-                each["mtime_ns"] / 1e9,
+                mtime_of(each["mtime_ns"]),
                 each["state"],
                 each["now"],
                 each["snapshots"],

@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from memfs.manager.batches import BatchError
+from memfs.manager.entries import mtime_of
 from memfs.manager.errors import (
     ArchivedError,
     KeyConflictError,
@@ -456,3 +457,13 @@ def test_an_archived_value_says_until_when_it_is_restored() -> None:
     early = ArchivedError.of("k", "")
     assert early.until is None
     assert "a restore was requested" in str(early)
+
+
+def test_a_time_is_told_as_stat_tells_it(tmp_path: Path) -> None:
+    """Times of one file are compared: a division rounds one in four another way."""
+    path = tmp_path / "file"
+    path.touch()
+    for number in range(200):
+        mtime_ns = 1_796_073_781 * 10**9 + number * 4_999_999
+        os.utime(path, ns=(mtime_ns, mtime_ns))
+        assert mtime_of(mtime_ns) == path.stat().st_mtime
