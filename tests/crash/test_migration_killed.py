@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import sqlite3
 import subprocess
@@ -13,10 +14,15 @@ import pytest
 import trio
 
 from memfs.config import MetadataConfig
-from memfs.errors import NoSpaceError
+from memfs.errors import IsADirectoryInodeError, NoSpaceError
 from memfs.metadata.sqlite.engine import SqliteEngine
+from memfs.metadata.sqlite.journals import JOURNAL_NAMES
+from memfs.metadata.sqlite.limits import Limits
 from memfs.metadata.sqlite.migration import Migration
 from memfs.moves.faults import MIGRATION_POINTS
+from memfs.types import ROOT_INODE
+from tests.contract.engine.making import NOW_NS, names_in
+from tests.contract.engine.site import run
 from tests.contract.test_engine_migration import check_state
 from tests.crash.moves_scenario import KillAt
 from tests.crash.small_disks import make_tmpfs
@@ -81,11 +87,8 @@ def add_xattrs(state_dir: Path, expected: dict[str, Any], count: int) -> None:
     (state_dir / "metadata.sums").unlink()
 
 
-def migrate(state_dir: Path) -> None:
-    migration = Migration()
-    SqliteEngine.open(
-        state_dir, MetadataConfig(), limits=SHORT_JOURNALS, migration=migration
-    ).close()
+def migrate(state_dir: Path, limits: Limits = SHORT_JOURNALS) -> None:
+    SqliteEngine.open(state_dir, MetadataConfig(), limits=limits, migration=Migration()).close()
 
 
 def fill(disk: Path) -> Path:
@@ -120,10 +123,42 @@ async def check_untouched(state_dir: Path, expected: dict[str, Any]) -> None:
     assert count == len(expected["files"][""]["xattrs"])
 
 
-def test_the_reserve_is_room_for_the_migration_of_a_small_state(disk: Path) -> None:
-    """A full disk is mounted, so that files can be removed from it."""
+def allocate(state_dir: Path, limits: Limits) -> None:
+    """Give the files the room that a version of memfs with these limits gave them."""
+    sizes = {"reserve": limits.reserve_bytes} | dict.fromkeys(JOURNAL_NAMES, limits.journal_bytes)
+    for name, size in sizes.items():
+        with (state_dir / name).open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+
+
+@pytest.mark.parametrize("limits", [SHORT_JOURNALS, Limits()], ids=["short", "usual"])
+def test_the_reserve_is_room_for_the_migration_of_a_small_state(disk: Path, limits: Limits) -> None:
+    """A full disk is mounted; where the reserve is too short the journals give their room, too."""
     state_dir, expected = unpack(disk)
+    allocate(state_dir, limits)
     ballast = fill(disk)
-    migrate(state_dir)
+    migrate(state_dir, limits)
     ballast.unlink()
     trio.run(check_state, state_dir, expected)
+
+
+def test_files_are_removed_on_a_disk_that_is_full_after_a_migration(disk: Path) -> None:
+    """Journals that gave their room up get what the disk has left."""
+    state_dir, _ = unpack(disk)
+    fill(disk)
+    migrate(state_dir)
+    fill(disk)
+    engine = SqliteEngine.open(state_dir, MetadataConfig(), limits=SHORT_JOURNALS)
+    directory = run(engine.lookup(ROOT_INODE, b"data")).ino
+    kept = set()
+    for name in run(names_in(engine, directory)):
+        try:
+            run(engine.unlink(directory, name, NOW_NS))
+        except IsADirectoryInodeError:
+            kept.add(name)
+        engine.commit_nowait()
+    engine.close()
+    engine = SqliteEngine.open(state_dir, MetadataConfig(), limits=SHORT_JOURNALS)
+    assert set(run(names_in(engine, directory))) == kept
+    assert engine.check() == []
+    engine.close()

@@ -142,6 +142,8 @@ class _Opening:
         self._migration = migration
         self._format = FORMAT_NUMBER
         self._applied = 0
+        self._is_trimmed = False
+        """The journals have given their room up, since the disk is full."""
 
     def run(self, begun: contextlib.ExitStack, cache_bytes: int) -> Opened:
         """Open everything; what is begun is undone by the stack if this raises."""
@@ -161,7 +163,7 @@ class _Opening:
         self._tables = Tables(self._path, reserve)
         begun.callback(self._tables.abandon)
         try:
-            self._tables.configure(cache_bytes)
+            self._configure(cache_bytes, files)
             reader.execute("select count(*) from state").fetchone()
             self._tables.begin()
             self._read_format()
@@ -181,6 +183,17 @@ class _Opening:
         self._recover(joined, _outdated(files))
         reader.close()
         return Opened(self._tables, self._journals, self._sums, self._checkpointer)
+
+    def _configure(self, cache_bytes: int, journals: Sequence[Journal]) -> None:
+        try:
+            self._tables.configure(cache_bytes)
+        except sqlite3.Error as error:
+            # On a full disk SQLite has no room for its index of the log.
+            if not self._tables.hold_pages(error):
+                raise
+            for journal in journals:
+                journal.trim()
+            self._tables.configure(cache_bytes)
 
     # --- checking --------------------------------------------------------------------------------
     def _open_journal(self, path: Path) -> Journal:
@@ -264,29 +277,35 @@ class _Opening:
 
     # --- redoing ---------------------------------------------------------------------------------
     def _recover(self, joined: Joined, outdated: Sequence[Empty]) -> None:
-        try:
-            self._redo_journals(joined, outdated)
-        except sqlite3.Error as error:
-            if not self._make_room(error):
-                raise
+        while True:
+            try:
+                self._redo_journals(joined, outdated)
+                break
+            except sqlite3.Error as error:
+                if not self._make_room(error):
+                    self._unmark()
+                    raise
             self._tables.begin()
             self._read_totals()
-            self._redo_journals(joined, outdated)
         # Durable before the journals that hold the same are overwritten.
         self._checkpointer.run(lambda: self._sums.note_log(self._sums.covered.journal_sequence))
         if self._checkpointer.failure is not None:
             raise self._checkpointer.failure
         self._reach("migrate.durable")
         self._journals.begin(joined.last_sequence + 1, lambda: self._reach("migrate.first_journal"))
+        if self._is_trimmed:
+            # Removing needs it, while the disk is full.
+            self._journals.allocate(self._limits.journal_bytes)
         self._end_migration()
         self._tables.begin()
 
     def _make_room(self, error: sqlite3.Error) -> bool:
-        """Make room if the disk is full: the reserve, else what journals have beyond their ends."""
+        """Make room if the disk is full: the reserve, then what journals have beyond their ends."""
         if self._tables.give_up_reserve(error):
             return True
-        if not self._tables.hold_pages(error):
+        if self._is_trimmed or not self._tables.hold_pages(error):
             return False
+        self._is_trimmed = True
         self._journals.trim()
         return True
 
@@ -342,6 +361,13 @@ class _Opening:
         # since the journals, once they are applied, tell nothing of their format.
         write_format(self._path.parent, StateId(self._identity.state_id))
         self._reach("migrate.marked")
+
+    def _unmark(self) -> None:
+        """Let an older memfs use tables that a failed commit has left to it."""
+        if self._format < FORMAT_NUMBER:
+            with contextlib.suppress(sqlite3.Error, OSError):
+                self._tables.begin()
+                write_format(self._path.parent, StateId(self._identity.state_id), self._format)
 
     def _end_migration(self) -> None:
         if self._format < FORMAT_NUMBER:
