@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import sys
 import urllib.error
 import urllib.request
@@ -18,9 +19,9 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from tests.servers.process import NotReadyError, free_ports, running_server, server_directory
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
-    import signal
     from collections.abc import Iterator
 
 ACCESS_KEY, SECRET_KEY = "key", "secret"
@@ -47,9 +48,16 @@ class S3Server:
         }
 
     def signal(self, number: signal.Signals) -> None:
-        """Send all of the server a signal: SIGSTOP leaves connections open and unanswered."""
+        """Send all of the server a signal: SIGSTOP leaves connections open and unanswered.
+
+        Returns after SIGSTOP when every thread is stopped: until one has taken the signal, on a
+        busy machine a while, the others go on and answer.
+        """
         assert self.group is not None, "there is no such server"
-        os.killpg(self.group, number)
+        group = self.group
+        os.killpg(group, number)
+        if number == signal.SIGSTOP:
+            wait_for(lambda: _thread_states(group) == {"T"}, lambda: _thread_states(group))
 
     def client(self) -> Any:  # noqa: ANN401  botocore makes its classes at run time
         """Return a client that shares nothing with the code under test but the protocol."""
@@ -61,6 +69,16 @@ class S3Server:
             region_name="us-east-1",
             config=Config(retries={"total_max_attempts": 3}, connect_timeout=5, read_timeout=30),
         )
+
+
+def _thread_states(pid: int) -> set[str]:
+    """Return the letters of proc(5) for the states of a process's threads: `T` is stopped."""
+    states = set()
+    for file in Path(f"/proc/{pid}/task").glob("*/stat"):
+        # A thread may end meanwhile.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            states.add(file.read_text().rpartition(")")[2].split()[0])
+    return states
 
 
 def find_weed() -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -15,9 +16,11 @@ from tests.tiers.tiering import forms_of, why
 from tests.waiting import wait_for
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.conftest import MountFactory
+    from tests.mounting import Mount
 
 CONTENT = bytes(random.Random(3).choices(b"abcdefgh", k=300_000))
 
@@ -49,6 +52,21 @@ def objects_below(directory: Path) -> list[Path]:
 def send(path: Path) -> None:
     os.setxattr(path, "user.memfs.tier", b"glacier")
     wait_for(lambda: forms_of(path) == ["remote"], lambda: (forms_of(path), why(path)))
+
+
+@contextlib.contextmanager
+def configured(mount: Mount, config: str) -> Iterator[None]:
+    """Serve by another configuration; by the former one again afterwards, for the test's fsck."""
+    former = mount.config
+    mount.stop()
+    mount.config = config
+    try:
+        mount.start()
+        yield
+    finally:
+        mount.stop()
+        mount.config = former
+        mount.start()
 
 
 @pytest.mark.expects_log(
@@ -92,33 +110,33 @@ def test_files_have_their_objects_where_their_directory_says(
     unread.write_bytes(CONTENT + b"unread")
     send(unread)
     (tmp_path / "second").rename(tmp_path / "away")
-    more = mount.root / "more"
-    more.write_bytes(CONTENT)
-    send(more)
-    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
-        unread.read_bytes()
-    assert here.read_bytes() == CONTENT + b"b"
-    assert "correct stores.archive.url" in why(unread)["store"]["reason"]
-    (tmp_path / "away").rename(tmp_path / "second")
+    try:
+        more = mount.root / "more"
+        more.write_bytes(CONTENT)
+        send(more)
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            unread.read_bytes()
+        assert here.read_bytes() == CONTENT + b"b"
+        assert "correct stores.archive.url" in why(unread)["store"]["reason"]
+        # What was read so much is fetched as soon as its store is back: not by this mount.
+        mount.stop()
+    finally:
+        (tmp_path / "away").rename(tmp_path / "second")
 
     # It is taken out of the configuration: EIO, and nothing is lost.
-    mount.stop()
-    mount.config = CONFIG.replace("[glacier]", small).format(base=tmp_path)
-    mount.start()
-    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
-        unread.read_bytes()
-    assert "[stores.archive]" in why(unread)["object_store"]["reason"]
-    there.unlink()
+    with configured(mount, CONFIG.replace("[glacier]", small).format(base=tmp_path)):
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            unread.read_bytes()
+        assert "[stores.archive]" in why(unread)["object_store"]["reason"]
+        there.unlink()
 
-    def garbage_count() -> int:
-        count: int = json.loads(run_memfs("status", "--json", mount.root))["work"]["garbage_count"]
-        return count
+        def garbage_count() -> int:
+            work = json.loads(run_memfs("status", "--json", mount.root))["work"]
+            count: int = work["garbage_count"]
+            return count
 
-    wait_for(lambda: garbage_count() == 1, garbage_count)
-    assert len(objects_below(tmp_path / "second")) == 2
-    mount.stop()
-    mount.config = config.format(base=tmp_path)
-    mount.start()
+        wait_for(lambda: garbage_count() == 1, garbage_count)
+        assert len(objects_below(tmp_path / "second")) == 2
     run_memfs("gc", mount.root)
     wait_for(lambda: len(objects_below(tmp_path / "second")) == 1, "the object stays")
     assert unread.read_bytes() == CONTENT + b"unread"
