@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import signal
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -40,6 +41,10 @@ if TYPE_CHECKING:
 # compile all modules of memfs, which is half of a daemon's start.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+# A shell starts what runs in the background with Ctrl-C ignored, and programs that tests start
+# would ignore it as well. A handler is not inherited: they begin as in the foreground.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SLOW_LIMIT_S = 900
 """The limit of a test marked slow; the others have that of pyproject.toml."""

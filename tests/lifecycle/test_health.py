@@ -190,9 +190,12 @@ def test_metrics_go_to_a_collector_once_or_again_and_again(mount: Mount) -> None
             Mine.got.clear()
             words = ["metrics", "--otlp", url, "--every", "1s", str(mount.root)]
             with subprocess.Popen([sys.executable, "-m", "memfs_tools.main", *words]) as process:
-                wait_for(lambda: len(Mine.got) >= 2, "two requests")
-                process.send_signal(signal.SIGINT)
-                assert process.wait(WAIT_S) == 130
+                try:
+                    wait_for(lambda: len(Mine.got) >= 2, "two requests")
+                    process.send_signal(signal.SIGINT)
+                    assert process.wait(WAIT_S) == 130
+                finally:
+                    process.kill()
         finally:
             server.shutdown()
             join(thread)
