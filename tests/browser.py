@@ -58,6 +58,16 @@ axe.run(document, { runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag2
   (error) => done([`axe failed: ${error}`]));
 """
 
+_PRESS = """
+const [css, text] = arguments;
+const pressed = [...document.querySelectorAll(`${css} button`)]
+  .find((each) => each.innerText.trim() === text && !each.disabled);
+pressed?.focus();
+pressed?.click();
+return pressed !== undefined;
+"""
+"""JavaScript: press a button as a keyboard does, and return whether there is one."""
+
 _MISPLACED = """
 const found = [];
 const wide = document.documentElement.scrollWidth;
@@ -136,11 +146,13 @@ class Browser:
         )
 
     def press(self, css: str, text: str) -> None:
-        """Click the button below an element that has a text."""
-        for button in self.driver.find_elements(By.CSS_SELECTOR, f"{css} button"):
-            if button.text == text:
-                button.click()
-                return
+        """Click the button below an element that has a text.
+
+        Not at a place in the window: what comes above the button while the driver looks for it
+        would move it away, and the click would meet something else.
+        """
+        if self.run(_PRESS, css, text):
+            return
         raise AssertionError(f"no button {text!r} in {css}: {self.text(css)!r}")
 
     def run(self, script: str, *arguments: object) -> Any:  # noqa: ANN401 - whatever it returns

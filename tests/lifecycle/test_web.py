@@ -319,7 +319,9 @@ def open_why(page: Browser, name: str) -> None:
     page.see("#tree", name)
     for row in page.driver.find_elements("css selector", "#tree tbody tr"):
         if row.text.startswith(name):
-            row.find_element("css selector", "td:last-child button").click()
+            # Not at a place in the window, as `Browser.press`.
+            button = row.find_element("css selector", "td:last-child button")
+            page.run("arguments[0].focus(); arguments[0].click()", button)
             break
     page.see("#why-title", name)
 
@@ -423,7 +425,7 @@ def test_directories_that_look_the_same_are_told_apart(page: Browser, started: M
         page.press("#tree", "d/")
         wait_for(
             lambda: len(page.driver.find_elements("css selector", "#above li")) == depth + 2,  # noqa: B023 - called at once
-            lambda: page.text("#above"),
+            lambda: (page.text("#above"), page.text("#listed"), page.text("#tree")),
         )
         page.see("#listed", "names")
     open_why(page, "file")
