@@ -50,7 +50,7 @@ def test_values_go_as_the_policy_of_their_manager_says(place: Path, mount: Mount
 def test_the_mark_is_inherited_and_told(place: Path, mount: Mount) -> None:
     manager = of(place, mount, "m", MigrationPolicy(24, 12, 30))
     path = manager.store("a/b", b"1").path
-    expected = {"warm_to_cold": "12 h", "cold_to_glacier": "30 d"}
+    expected = {"warm_to_cold": "12 h", "cold_to_glacier": "30 d", "hot_to_warm": "1 d"}
     assert json.loads(os.getxattr(path, "user.memfs.policy")) == expected
     assert error_of(os.getxattr, place, "user.memfs.policy") == "ENODATA"
     os.setxattr(path, "user.memfs.policy", b'{"pack_after": "1h"}')
