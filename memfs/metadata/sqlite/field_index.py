@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from memfs.metadata.sqlite.field_schema import WHOLE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from memfs.metadata.sqlite.database import Database
     from memfs.types import InodeNo
+
+Key = TypeVar("Key")
+Note = TypeVar("Note")
+Whole = TypeVar("Whole")
 
 _SELECT = "select field, through, state from field_index"
 SELECT_WHOLE = f"select field from field_index where state = '{WHOLE}'"
@@ -37,13 +41,27 @@ class Indexes(NamedTuple):
     """Slots of the whole indexes of texts, by the name of the xattr."""
 
 
-class FieldIndexes:
-    """Notes by field; bound to the database after it was opened."""
+class IndexNotes(Generic[Key, Note, Whole]):
+    """Notes of indexes, kept in memory; bound to the database after it was opened.
 
-    def __init__(self) -> None:
+    Args:
+        select: Returns rows of a key and what its note is made of.
+        note: Makes a note.
+        whole_of: Returns what questions need to know of the notes.
+    """
+
+    def __init__(
+        self,
+        select: str,
+        note: Callable[..., Note],
+        whole_of: Callable[[Mapping[Key, Note]], Whole],
+    ) -> None:
+        self._select = select
+        self._note = note
+        self._whole_of = whole_of
         self._database: Database | None = None
-        self._notes: dict[str, FieldNote] | None = None
-        self._whole: frozenset[str] | None = None
+        self._notes: dict[Key, Note] | None = None
+        self._whole: Whole | None = None
 
     def bind(self, database: Database) -> None:
         """Take the database that has the indexes."""
@@ -55,19 +73,28 @@ class FieldIndexes:
         self._whole = None
 
     @property
-    def notes(self) -> Mapping[str, FieldNote]:
-        """Notes by field."""
+    def notes(self) -> Mapping[Key, Note]:
+        """Notes by key, in the order of the select."""
         if self._notes is None:
             assert self._database is not None, "bound when the engine was opened"
-            rows = self._database.rows(_SELECT)
-            self._notes = {field: FieldNote(*rest) for field, *rest in rows}
+            rows = self._database.rows(self._select)
+            self._notes = {key: self._note(*rest) for key, *rest in rows}
         return self._notes
 
     @property
-    def whole(self) -> frozenset[str]:
-        """Fields of which the index is whole."""
+    def whole(self) -> Whole:
+        """Those indexes that are whole."""
         if self._whole is None:
-            self._whole = frozenset(
-                field for field, note in self.notes.items() if note.state == WHOLE
-            )
+            self._whole = self._whole_of(self.notes)
         return self._whole
+
+
+class FieldIndexes(IndexNotes[str, FieldNote, "frozenset[str]"]):
+    """Notes by field."""
+
+    def __init__(self) -> None:
+        super().__init__(_SELECT, FieldNote, _whole_fields)
+
+
+def _whole_fields(notes: Mapping[str, FieldNote]) -> frozenset[str]:
+    return frozenset(field for field, note in notes.items() if note.state == WHOLE)

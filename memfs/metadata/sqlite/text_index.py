@@ -14,6 +14,7 @@ import re
 import unicodedata
 from typing import TYPE_CHECKING, NamedTuple
 
+from memfs.metadata.sqlite.field_index import IndexNotes
 from memfs.metadata.sqlite.field_schema import BUILDING, LEAVING, WHOLE, match_of
 from memfs.query.filters import Condition, Operator
 from memfs.query.prefixes import literal_parts
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Mapping
 
-    from memfs.metadata.sqlite.database import Database
     from memfs.types import InodeNo
 
 SLOT_COUNT = 16
@@ -180,45 +180,20 @@ class TextNote(NamedTuple):
         return self.state == WHOLE or (self.state == BUILDING and ino <= self.through)
 
 
-class TextIndexes:
-    """Notes by name of xattr, kept in memory; bound to the database after it was opened."""
+class TextIndexes(IndexNotes[bytes, TextNote, "dict[str, int]"]):
+    """Notes by name of xattr, in order; those that are whole have their slots."""
 
     def __init__(self) -> None:
-        self._database: Database | None = None
-        self._notes: dict[bytes, TextNote] | None = None
-        self._whole: dict[str, int] | None = None
-
-    def bind(self, database: Database) -> None:
-        """Take the database that has the indexes."""
-        self._database = database
-
-    def forget(self) -> None:
-        """Read the notes again when they are needed: they were changed, or changes were undone."""
-        self._notes = None
-        self._whole = None
-
-    @property
-    def notes(self) -> Mapping[bytes, TextNote]:
-        """Notes by name, in order."""
-        if self._notes is None:
-            assert self._database is not None, "bound when the engine was opened"
-            rows = self._database.rows(_SELECT)
-            self._notes = {name: TextNote(*rest) for name, *rest in rows}
-        return self._notes
-
-    @property
-    def whole(self) -> Mapping[str, int]:
-        """Slots of the indexes that are whole, by name."""
-        if self._whole is None:
-            self._whole = {
-                name.decode(): note.slot for name, note in self.notes.items() if note.state == WHOLE
-            }
-        return self._whole
+        super().__init__(_SELECT, TextNote, _whole_slots)
 
     def free_slot(self) -> int | None:
         """Return a slot without an index; None: there is no such slot."""
         taken = {note.slot for note in self.notes.values()}
         return next((slot for slot in range(SLOT_COUNT) if slot not in taken), None)
+
+
+def _whole_slots(notes: Mapping[bytes, TextNote]) -> dict[str, int]:
+    return {name.decode(): note.slot for name, note in notes.items() if note.state == WHOLE}
 
 
 def empty_texts(connection: sqlite3.Connection) -> None:
