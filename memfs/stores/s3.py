@@ -14,8 +14,7 @@ import itertools
 import json
 import logging
 import math
-import os
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import botocore.exceptions
 import botocore.parsers
@@ -45,6 +44,7 @@ from memfs.stores.restoring import (
     RestoreState,
     RestoreTier,
 )
+from memfs.stores.s3_bodies import NO_WISH, Part, UploadWish
 from memfs.stores.s3_listing import PAGE, ListedPage, listing
 from memfs.stores.source import SourceObject
 from memfs.stores.store import PART_BYTES, ObjectStat
@@ -146,62 +146,6 @@ _NETWORK_ERRORS = (
 )
 
 
-class UploadWish(NamedTuple):
-    """What an upload has beside the bytes."""
-
-    headers: Mapping[str, Any]
-    """For the object."""
-    condition: Mapping[str, str]
-    """For the request that makes it appear."""
-    on_begun: Callable[[str], object]
-    """Told the id of an upload in parts, before a part is sent."""
-
-
-_NO_WISH = UploadWish({}, {}, str)
-
-
-class Part(io.RawIOBase):
-    """Bytes as a file that is read in small pieces.
-
-    Not `io.BytesIO`: aiohttp measures it by its buffer, which copies bytes that are shared.
-    """
-
-    def __init__(self, data: bytes) -> None:
-        super().__init__()
-        self._data = memoryview(data)
-        self._at = 0
-
-    def readable(self) -> bool:
-        """Yes."""
-        return True
-
-    def seekable(self) -> bool:
-        """Yes."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:  # noqa: ANN401  a Buffer, from 3.12 on
-        """Copy what comes next into a buffer."""
-        target = memoryview(buffer).cast("B")
-        piece = self._data[self._at : self._at + len(target)]
-        target[: len(piece)] = piece
-        self._at += len(piece)
-        return len(piece)
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to another place."""
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: len(self._data)}[whence]
-        self._at = base + offset
-        return self._at
-
-    def tell(self) -> int:
-        """Return the place."""
-        return self._at
-
-    def release(self) -> None:
-        """Let go of the bytes; the client's threads may hold the file longer than the request."""
-        self._data = memoryview(b"")
-
-
 class S3Store(FsspecStore):
     """A `RemoteStore` over a bucket.
 
@@ -287,7 +231,7 @@ class S3Store(FsspecStore):
             self._put_whole(key, file)
         callback.relative_update(size)
 
-    def _put_whole(self, key: str, body: BinaryIO | Part, wanted: UploadWish = _NO_WISH) -> str:
+    def _put_whole(self, key: str, body: BinaryIO | Part, wanted: UploadWish = NO_WISH) -> str:
         """Upload an object by one request; returns its etag."""
         arguments = {"Bucket": self._bucket, "Key": self._key(key)}
         arguments |= {**self._upload_headers, **wanted.headers, **wanted.condition}
@@ -329,7 +273,7 @@ class S3Store(FsspecStore):
         key: str,
         parts: Iterator[bytes],
         callback: UploadCallback,
-        wanted: UploadWish = _NO_WISH,
+        wanted: UploadWish = NO_WISH,
     ) -> str:
         """Upload an object in parts, some at a time; one that does not end leaves nothing.
 

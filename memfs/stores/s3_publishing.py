@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from memfs.stores.fsspec_publishing import FsspecPublicStore
 from memfs.stores.objects import gathered
 from memfs.stores.publishing import TOKEN_NAME, PublicObject, metadata_of
-from memfs.stores.s3 import PART_COUNT_MAX, Part, S3Store, UploadWish, error_code
+from memfs.stores.s3 import PART_COUNT_MAX, S3Store, error_code
+from memfs.stores.s3_bodies import Part, UploadWish
 
 if TYPE_CHECKING:
     from collections.abc import Callable
