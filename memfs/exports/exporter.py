@@ -20,7 +20,6 @@ Invariant: while an export is in the store, so are all objects that it names.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from functools import partial
@@ -40,7 +39,6 @@ from memfs.errors import (
     StoreError,
 )
 from memfs.exports.description import (
-    DONE_BYTES_MAX,
     PREFIX,
     Description,
     Done,
@@ -54,7 +52,16 @@ from memfs.exports.description import (
 )
 from memfs.exports.integrity import Integrity
 from memfs.exports.naming import NamedObjects
-from memfs.exports.objects import open_sealed, seal_file
+from memfs.exports.notes import (
+    LOST_SETTING,
+    SETTING,
+    ExportNote,
+    dump_lost,
+    dump_notes,
+    load_lost,
+    load_notes,
+)
+from memfs.exports.objects import read_description, read_done, seal_file
 from memfs.exports.places import StoreAddress
 from memfs.metadata.store_record import recall_store
 from memfs.moves.coding import key_of
@@ -76,13 +83,10 @@ if TYPE_CHECKING:
     from memfs.moves.open_files import OpenFiles
     from memfs.placement.quotas import Quotas
     from memfs.stores.store import ObjectStat, RemoteStore
-    from memfs.types import SourceId, StateId
+    from memfs.types import SourceId
 
 log = logging.getLogger(__name__)
 
-SETTING = "exports"
-LOST_SETTING = "exports.lost"
-"""Holds, as JSON, why exports of the other setting cannot be used, by their snapshots."""
 LABELS = (("memfs.export", ""),)
 """That of the snapshots that are being exported."""
 
@@ -124,35 +128,6 @@ class Reader(Protocol):
         self, table: str, snap: SnapshotId, after: ExportPosition, paths: Sequence[Path]
     ) -> dict[str, Any]:
         """Have the next parts written into files."""
-
-
-class ExportNote(NamedTuple):
-    """An export as the state remembers it."""
-
-    snap: SnapshotId
-    created_ns: int
-    is_done: bool
-    checked_ns: int = 0
-    """When all was still as it is in this export, by the wall clock."""
-    file_count: int = 0
-    content_bytes: int = 0
-    missing_count: int = 0
-    """Files whose bytes had no object."""
-    missing_bytes: int = 0
-
-    @classmethod
-    def of(cls, description: Description) -> ExportNote:
-        """Return the note of a complete export."""
-        return cls(
-            description.snap,
-            description.created_ns,
-            True,
-            description.created_ns,
-            description.file_count,
-            description.content_bytes,
-            description.missing_count,
-            description.missing_bytes,
-        )
 
 
 class Former(NamedTuple):
@@ -281,7 +256,7 @@ class Exporter:
         """Take what earlier mounts noted; before anything in the store is removed."""
         self._notes = load_notes(await self._engine.get_setting(SETTING))
         self._claimed = {note.snap for note in self._notes if not note.is_done}
-        self._lost = _load_lost(await self._engine.get_setting(LOST_SETTING))
+        self._lost = load_lost(await self._engine.get_setting(LOST_SETTING))
         self._hold()
 
     def _hold(self) -> None:
@@ -670,7 +645,7 @@ class Exporter:
             told = ExportId(snap, self._engine.state_id)
             log.warning("the export %s cannot be imported any longer: %s", told, lost[snap])
         if lost != self._lost:
-            setting = json.dumps(sorted(lost.items())).encode() if lost else None
+            setting = dump_lost(lost)
             async with self._engine.change():
                 await self._engine.put_setting(LOST_SETTING, setting)
             self._lost = lost
@@ -821,33 +796,3 @@ class Exporter:
 
     async def _put(self, notes: Sequence[ExportNote]) -> None:
         await self._engine.put_setting(SETTING, dump_notes(notes))
-
-
-def load_notes(setting: bytes | None) -> list[ExportNote]:
-    """Return the exports of a setting, oldest first."""
-    if setting is None:
-        return []
-    notes = [ExportNote(*fields) for fields in json.loads(setting)]
-    return sorted(notes)
-
-
-def dump_notes(notes: Sequence[ExportNote]) -> bytes | None:
-    """Return the setting of some exports."""
-    return json.dumps([[*note] for note in notes]).encode() if notes else None
-
-
-async def read_done(remote: RemoteStore, state_id: StateId, snap: SnapshotId) -> Done:
-    """Return what says that an export is complete."""
-    key = done_key(state_id, snap)
-    data = await remote.get_range(key, 0, DONE_BYTES_MAX)
-    return Done.decode(data, f"{remote.url}/{key}")
-
-
-async def read_description(remote: RemoteStore, parts: MoveParts, done: Done) -> Description:
-    """Return the description of a complete export of this state."""
-    data = await open_sealed(remote, parts.keys, parts.engine.state_id, done.contents)
-    return Description.decode(data, f"{remote.url}/{done.contents.key}")
-
-
-def _load_lost(setting: bytes | None) -> dict[SnapshotId, str]:
-    return {} if setting is None else {SnapshotId(snap): why for snap, why in json.loads(setting)}

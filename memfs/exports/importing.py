@@ -28,9 +28,9 @@ from memfs.errors import (
 )
 from memfs.exit_codes import ExitCode
 from memfs.exports.description import PREFIX, Description, Done, ExportId, parse_done_key
-from memfs.exports.exporter import SETTING as EXPORTS_SETTING
-from memfs.exports.exporter import ExportNote, dump_notes, read_done
-from memfs.exports.objects import open_sealed
+from memfs.exports.notes import SETTING as EXPORTS_SETTING
+from memfs.exports.notes import ExportNote, dump_notes
+from memfs.exports.objects import open_sealed, read_done
 from memfs.exports.places import StoreAddress, needs_trust, store_of_source
 from memfs.metadata.sqlite.creation import NO_SETTINGS
 from memfs.metadata.sqlite.importing import StateBuilder
@@ -288,8 +288,8 @@ def _refuse_untrusted(wanted: Wanted, description: Description, export: ExportId
     if doubtful and not wanted.trusts_sources:
         told = ", ".join(doubtful[:_DOUBTFUL_SHOWN])
         raise UsageError(
-            f"export {export} has files that are read from {told}, and is in clear: whoever may "
-            "write to the store can have named these places; add --trust-sources if they are yours",
+            f"export {export} reads files from {told}. It is not encrypted, so anybody who may "
+            "write to the store can have named these places. Add --trust-sources if they are yours",
             ExitCode.PROBLEMS,
         )
 

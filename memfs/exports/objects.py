@@ -13,7 +13,7 @@ import trio
 
 from memfs.codecs.registry import get_codec, parse_codec
 from memfs.errors import CorruptDataError
-from memfs.exports.description import Sealed
+from memfs.exports.description import DONE_BYTES_MAX, Description, Done, Sealed, done_key
 from memfs.moves.coding import key_of
 from memfs.moves.storing import temporary_file
 from memfs.placement.quotas import cost_of_upload, stored_bytes_max
@@ -119,3 +119,16 @@ async def verify_sealed(
 
 def _unlock(keys: KeyRing, sealed: Sealed, state_id: StateId) -> Unlock:
     return Unlock.of(keys, sealed.blob, sealed.coding, state_id)
+
+
+async def read_done(remote: RemoteStore, state_id: StateId, snap: SnapshotId) -> Done:
+    """Return what says that an export is complete."""
+    key = done_key(state_id, snap)
+    data = await remote.get_range(key, 0, DONE_BYTES_MAX)
+    return Done.decode(data, f"{remote.url}/{key}")
+
+
+async def read_description(remote: RemoteStore, parts: MoveParts, done: Done) -> Description:
+    """Return the description of a complete export of this state."""
+    data = await open_sealed(remote, parts.keys, parts.engine.state_id, done.contents)
+    return Description.decode(data, f"{remote.url}/{done.contents.key}")

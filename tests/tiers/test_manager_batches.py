@@ -168,9 +168,9 @@ def test_items_that_come_before_a_failing_source_are_stored(manager: MemoryManag
     def items() -> Iterator[tuple[str, int]]:
         yield "a", 1
         yield "b", 2
-        raise RuntimeError("no more")
+        raise RuntimeError("it ends")
 
-    with pytest.raises(RuntimeError, match="no more"):
+    with pytest.raises(RuntimeError, match="it ends"):
         manager.batch_store(items())
     assert manager.batch_retrieve(["a", "b"]) == {"a": 1, "b": 2}
 

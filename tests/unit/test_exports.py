@@ -17,7 +17,7 @@ import trio
 from memfs.config import QuotasConfig, SnapshotsConfig
 from memfs.encryption.keys import NO_KEYS, Key, KeyRing
 from memfs.errors import CorruptDataError, NotSupportedError, StoreUnavailableError, UsageError
-from memfs.exports import exporter as exporting
+from memfs.exports import notes as export_notes
 from memfs.exports.description import PREFIX, done_key, root_of
 from memfs.exports.exporter import Exporter
 from memfs.exports.importing import Wanted, import_state, list_exports, take_over
@@ -657,7 +657,7 @@ def test_exports_are_due_by_the_age_of_the_newest(tmp_path: Path) -> None:
             due = partial(world.exporter._due_s, trio.current_time())
             assert 3590 < due() <= 3600
             now_ns = time.time_ns()
-            old = exporting.ExportNote(InodeNo(5), 1, True, now_ns - 10**13)  # type: ignore[arg-type]
+            old = export_notes.ExportNote(InodeNo(5), 1, True, now_ns - 10**13)  # type: ignore[arg-type]
             world.exporter._notes = [old]
             assert 290 < due() <= 300
             world.exporter._notes = [old._replace(checked_ns=now_ns - 600 * 10**9)]
@@ -671,7 +671,7 @@ def test_exports_are_due_by_the_age_of_the_newest(tmp_path: Path) -> None:
 
 
 def test_the_note_of_exports_comes_back() -> None:
-    note = exporting.ExportNote(InodeNo(7), 1, True, 2, 3, 4, 5, 6)  # type: ignore[arg-type]
-    assert exporting.load_notes(exporting.dump_notes([note])) == [note]
-    assert exporting.load_notes(None) == []
-    assert os.path.basename(exporting.SETTING) == "exports"
+    note = export_notes.ExportNote(InodeNo(7), 1, True, 2, 3, 4, 5, 6)  # type: ignore[arg-type]
+    assert export_notes.load_notes(export_notes.dump_notes([note])) == [note]
+    assert export_notes.load_notes(None) == []
+    assert os.path.basename(export_notes.SETTING) == "exports"

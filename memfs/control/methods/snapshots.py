@@ -169,7 +169,7 @@ SNAPSHOT_DELETE = Method("snapshot.delete", SnapshotNamesParameters, type(None))
 
 
 class ExportNoteReport(TypedDict):
-    """A complete export in the store; see `exports.exporter.ExportNote`."""
+    """A complete export in the store; see `exports.notes.ExportNote`."""
 
     id: str
     """As `memfs snapshot import --at` takes it."""

@@ -69,7 +69,7 @@ def list_names(mountpoint: Path, as_json: bool) -> None:
 @index.command()
 @click.argument("mountpoint", type=MOUNTPOINT)
 @click.argument("fields", nargs=-1, required=True, metavar="FIELD...")
-@click.option("--text", is_flag=True, help="Of the texts in xattrs; FIELD is the name of one.")
+@click.option("--text", is_flag=True, help="FIELD is an xattr; the index has its texts.")
 @click.option("--no-wait", is_flag=True, help="Leave the daemon to it.")
 def add(mountpoint: Path, fields: tuple[str, ...], text: bool, no_wait: bool) -> None:
     """Build indexes of size, mtime or name, or of the texts in xattrs.
@@ -102,7 +102,7 @@ def add(mountpoint: Path, fields: tuple[str, ...], text: bool, no_wait: bool) ->
 @index.command()
 @click.argument("mountpoint", type=MOUNTPOINT)
 @click.argument("fields", nargs=-1, required=True, metavar="FIELD...")
-@click.option("--text", is_flag=True, help="Of the texts in xattrs; FIELD is the name of one.")
+@click.option("--text", is_flag=True, help="FIELD is an xattr; the index has its texts.")
 @click.option("--no-wait", is_flag=True, help="Leave the daemon to it.")
 def drop(mountpoint: Path, fields: tuple[str, ...], text: bool, no_wait: bool) -> None:
     """Remove indexes that were added; queries look at all files again.
