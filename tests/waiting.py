@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import threading
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 WAIT_S = 120.0
 """Far above what anything here takes on a busy machine; a condition never met ends in a failure."""
@@ -59,3 +60,18 @@ def join(*threads: threading.Thread) -> None:
     for thread in threads:
         thread.join(WAIT_S)
         assert not thread.is_alive(), f"thread {thread.name} did not end in {WAIT_S:.0f} s"
+
+
+@contextmanager
+def no_thread_left() -> Iterator[None]:
+    """Threads that began within the block have ended with it.
+
+    Threads of before may end meanwhile: a count would tell of them as well.
+
+    Raises:
+        AssertionError: One that is new is alive.
+    """
+    before = set(threading.enumerate())
+    yield
+    left = [thread.name for thread in threading.enumerate() if thread not in before]
+    assert left == []

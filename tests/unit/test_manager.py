@@ -34,7 +34,7 @@ from memfs.manager.manager import MemoryManager
 from memfs.manager.metrics import hit_ratios
 from memfs.manager.policy import MigrationPolicy
 from tests.disk_calls import intercept
-from tests.waiting import join
+from tests.waiting import join, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -252,21 +252,31 @@ def test_leftovers_of_killed_writers_are_removed_once_they_are_old(manager: Memo
 
 
 def test_two_writers_never_make_a_mixture(manager: MemoryManager) -> None:
+    """A reader sees a value of one of them, for 100 reads and until it has seen two writers'."""
+    enough = threading.Event()
+
     def write(letter: str) -> None:
-        for _ in range(100):
+        while not enough.is_set():
             manager.store("k", letter * 10_000, metadata={"letter": letter})
 
     threads = [threading.Thread(target=write, args=(letter,)) for letter in "abcd"]
     for thread in threads:
         thread.start()
-    seen = set()
-    while any(thread.is_alive() for thread in threads):
-        value = manager.retrieve("k", default="")
-        assert len(set(value)) <= 1
-        seen.add(value[:1])
-    join(*threads)
+    seen: list[str] = []
+
+    def read() -> bool:
+        for _ in range(10):
+            value = str(manager.retrieve("k", default=""))
+            assert len(set(value)) <= 1
+            seen.append(value[:1])
+        return len(seen) >= 100 and len(set(seen) - {""}) > 1
+
+    try:
+        wait_for(read, lambda: f"values of two writers, seen: {set(seen)}")
+    finally:
+        enough.set()
+        join(*threads)
     assert manager["k"] == str(manager.get_metadata("k")["letter"]) * 10_000
-    assert len(seen) > 1
 
 
 # --- what others plant ---------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from memfs.torch import hinting
 from memfs.torch.places import MountedFiles
 from memfs.torch.telling import TellRate
 from memfs.types import InodeNo
-from tests.waiting import WAIT_S, wait_for
+from tests.waiting import WAIT_S, no_thread_left, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -259,9 +259,8 @@ def test_the_waits_for_far_files_overlap(tmp_path: Path) -> None:
 
     data = WatchedDirectory(tmp_path, -1.0, lambda: next(first, 0) or together.wait(WAIT_S))
     data.lookahead = 2
-    before = threading.active_count()
-    assert data.__getitems__([4, 5, 0, 3, 1]) == [4, 5, 0, 3, 1]
-    assert threading.active_count() == before
+    with no_thread_left():
+        assert data.__getitems__([4, 5, 0, 3, 1]) == [4, 5, 0, 3, 1]
     assert len(set(data.threads)) == 3
     data.lookahead = 1
     data.held = int
@@ -274,7 +273,5 @@ def test_a_file_that_is_missing_fails_its_batch(tmp_path: Path) -> None:
     """With the error of the file, and no thread is left."""
     data = WatchedDirectory(tmp_path, -1.0)
     Path(data.paths[3]).unlink()
-    before = threading.active_count()
-    with pytest.raises(FileNotFoundError, match=r"3\.safetensors"):
+    with no_thread_left(), pytest.raises(FileNotFoundError, match=r"3\.safetensors"):
         data.__getitems__([0, 1, 3, 2])
-    assert threading.active_count() == before

@@ -21,7 +21,7 @@ from memfs.torch.borrowing import borrow
 from memfs.torch.loading import resolve_device
 from memfs.torch.packing import Run
 from memfs.torch.pipeline import BUFFER_BYTES, BUFFER_COUNT, NullStream, read_to_device
-from tests.waiting import wait_for
+from tests.waiting import no_thread_left, wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -296,9 +296,9 @@ def test_a_buffer_is_filled_again_only_after_its_copy(large: Path) -> None:
 @pytest.mark.parametrize("stream", [None, "recording"])
 def test_a_file_that_ends_early_ends_the_pipeline(large: Path, stream: str | None) -> None:
     """With an error that names it, and no thread is left."""
-    before = threading.active_count()
     target = torch.zeros(large.stat().st_size + 1, dtype=torch.uint8)
-    with large.open("rb") as file, pytest.raises(mt.FormatError, match="large ends at"):
+    failure = pytest.raises(mt.FormatError, match="large ends at")
+    with no_thread_left(), large.open("rb") as file, failure:
         read_to_device(
             file.fileno(),
             "large",
@@ -306,19 +306,17 @@ def test_a_file_that_ends_early_ends_the_pipeline(large: Path, stream: str | Non
             [Run(0, 0, target.numel())],
             RecordingStream() if stream is not None else None,
         )
-    assert threading.active_count() == before
 
 
 @pytest.mark.parametrize("at", [0, 3])
 def test_a_device_that_fails_ends_the_pipeline(large: Path, at: int) -> None:
     """What was begun is waited for: the buffers go away."""
-    before = threading.active_count()
     stream = RecordingStream(fail_at=at)
     target = torch.zeros(large.stat().st_size, dtype=torch.uint8)
-    with large.open("rb") as file, pytest.raises(RuntimeError, match="the device failed"):
+    failure = pytest.raises(RuntimeError, match="the device failed")
+    with no_thread_left(), large.open("rb") as file, failure:
         read_to_device(file.fileno(), "large", target, [Run(0, 0, target.numel())], stream)
     assert stream.waiting == []
-    assert threading.active_count() == before
 
 
 # --- models, lazy files, saving ------------------------------------------------------------------

@@ -9,7 +9,6 @@ import resource
 import signal
 import subprocess
 import sys
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -23,7 +22,7 @@ from memfs.hot.devices.opening import map_slab
 from memfs.torch import slabs, tiers
 from memfs.torch.borrowing import wait_freed
 from tests.unit.fakes.hot_station import GENERATION, HotStation
-from tests.waiting import wait_for
+from tests.waiting import no_thread_left, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -331,10 +330,10 @@ def test_a_file_that_never_comes_ends_in_a_timeout(station: HotStation, path: Pa
     """As long as the caller said."""
     station.answers = False
     station.give(path, resident=False)
-    with pytest.raises(TimeoutError, match=r"model.safetensors: .*not loaded in time"):
-        mt.load(path, share="require", timeout=0.05)
-    assert equal(mt.load(path))
-    assert threading.active_count() < 20
+    with no_thread_left():
+        with pytest.raises(TimeoutError, match=r"model.safetensors: .*not loaded in time"):
+            mt.load(path, share="require", timeout=0.05)
+        assert equal(mt.load(path))
 
 
 # --- pins to a device ----------------------------------------------------------------------------
