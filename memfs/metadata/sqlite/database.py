@@ -50,6 +50,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from memfs.errors import MetadataError, NoSpaceError
+from memfs.metadata.sqlite import following
 from memfs.metadata.sqlite.opening import open_database
 from memfs.metadata.sqlite.statements import TEXTS, Parameters, Row, SqlValue
 from memfs.metadata.sqlite.tables import again, explain
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from memfs.metadata.sqlite.following import Follower, KeptEntry
     from memfs.metadata.sqlite.journals import Identity
     from memfs.metadata.sqlite.limits import Limits
     from memfs.metadata.sqlite.migration import Migration
@@ -114,6 +116,9 @@ class Database:
         self.is_read_elsewhere = False
         """Another process may read the tables: the log cannot start over (SQLite, `walRestartLog`),
         and is not asked to."""
+        self._follower: Follower | None = None
+        self.refusal: MetadataError | None = None
+        """Why no change may begin; None: it may."""
         self._late_offset = 0
         self._bulk_count = 0
         """Rows since the last checkpoint that were written by few, short records."""
@@ -186,10 +191,11 @@ class Database:
 
         Raises:
             NoSpaceError: It grows, and the disk is full; or as below.
-            MetadataError: Earlier changes of this batch were undone, or the engine has failed.
+            MetadataError: Earlier changes of this batch were undone, or the engine has failed, or
+                takes no changes (`refusal`).
         """
-        if self._failure is not None or self._lost is not None:
-            raise again(self._failure or self._lost)  # type: ignore[arg-type]  # one is set
+        if self._failure is not None or self._lost is not None or self.refusal is not None:
+            raise again(self._failure or self._lost or self.refusal)  # type: ignore[arg-type]
         if grows and not self._tables.regain_reserve():
             raise NoSpaceError(f"the disk under {self._path.parent} is full: remove files from it")
         self._change_begin = len(self._records)
@@ -246,6 +252,8 @@ class Database:
         except OSError as error:
             self._change_begin = 0
             self.undo(error)
+        if self._follower is not None:
+            self._follower.note(self._journals.next_sequence - 1, self._records, payload)
         self._records.clear()
         self._committed_totals = tuple(self.totals)
         size = self._journals.size_bytes
@@ -396,13 +404,13 @@ class Database:
         applied = self._journals.next_sequence - 1
         try:
             try:
-                self._tables.commit(applied, self._committed_totals)
+                self._commit_tables(applied)
             except sqlite3.Error as error:
                 full = self._tables.give_up_reserve(error)
                 self._restore()
                 if not full:
                     raise
-                self._tables.commit(applied, self._committed_totals)
+                self._commit_tables(applied)
         except sqlite3.Error as error:
             # Nothing is lost: the journal stays and grows, into its preallocated room.
             log.warning("checkpoint of %s failed, trying again later: %s", self._path, error)
@@ -420,6 +428,12 @@ class Database:
             raise again(self._failure) from error
         self._checkpointer.begin(self._retire, self._note_copied)
 
+    def _commit_tables(self, applied: int) -> None:
+        if self._follower is not None:
+            # The journal is about to be overwritten, and nobody waits for another machine here.
+            following.keep(self._tables.execute, self._follower)
+        self._tables.commit(applied, self._committed_totals)
+
     def _retire(self) -> None:
         # Runs in the checkpoint thread.
         self._journals.link()
@@ -432,6 +446,58 @@ class Database:
         if is_long:
             self._sums.note_copied()
         return is_long
+
+    # --- nodes of a shared mount -----------------------------------------------------------------
+    @property
+    def durable_sequence(self) -> int:
+        """All entries up to here survive power loss."""
+        return self._journals.durable_sequence
+
+    def begin_following(self) -> None:
+        """Make a node of this state directory, durably; right after it was opened. Idempotent.
+
+        Raises:
+            MetadataError: That cannot be.
+        """
+        assert self._journals.size_bytes == 0, "entries would be redone twice"
+        try:
+            following.begin(self._tables.execute)
+            self._commit_tables(self._journals.next_sequence - 1)
+            self._tables.begin()
+            self._checkpointer.sync_log()
+        except (sqlite3.Error, OSError) as error:
+            self._failure = MetadataError(f"{self._path} cannot become a node's: {error}")
+            raise again(self._failure) from error
+
+    def read_followed(self) -> tuple[int | None, list[KeptEntry]]:
+        """Return how many entries the tables have (None: this is no node), and those kept."""
+        execute = self._tables.execute
+        return following.read_number(execute), following.read_unsent(execute)
+
+    def follow(self, follower: Follower) -> None:
+        """Have all further entries told; nothing is uncommitted."""
+        assert not self._records
+        self._follower = follower
+
+    def redo(self, records: Sequence[Record], totals: Sequence[int]) -> None:
+        """Do and commit an entry that was made here once, and that the journal has lost.
+
+        Args:
+            records: Its statements, of the present vocabulary.
+            totals: Those after it.
+
+        Raises:
+            NoSpaceError, MetadataError: It cannot be done; nothing of it was.
+        """
+        self.begin_change()
+        try:
+            self._tables.redo(records, totals)
+        except sqlite3.Error as error:
+            self.undo(error)
+        self._records += records
+        self.commit_nowait()
+        # What is kept of rows in memory is of before.
+        self._on_undo()
 
     # --- failing ---------------------------------------------------------------------------------
     def _restore(self) -> None:
@@ -484,7 +550,7 @@ class Database:
                 self.sync()
                 self.wait_for_checkpoint()
                 try:
-                    self._tables.commit(self._journals.next_sequence - 1, self._committed_totals)
+                    self._commit_tables(self._journals.next_sequence - 1)
                 except sqlite3.Error as error:
                     # All is in the journal, durably; the next opening redoes it.
                     log.warning("%s: closed with its journal not applied: %s", self._path, error)

@@ -53,6 +53,7 @@ class Journals:
         self._lock = threading.Lock()
         self._note_lock = threading.Lock()
         self._synced_sequence = 0
+        self._retired_sequence = 0
         self._failure: OSError | None = None
         self._retiring: Journal | None = None
         self.known_sequence = 0
@@ -102,6 +103,11 @@ class Journals:
         """True if all entries survive power loss."""
         # No lock: the number only grows, and it is set once the disk has answered.
         return self._synced_sequence >= self.current.next_sequence - 1
+
+    @property
+    def durable_sequence(self) -> int:
+        """All entries up to here survive power loss, in a journal or in the tables."""
+        return max(self._synced_sequence, self._retired_sequence)
 
     def sync(self) -> None:
         """Make all entries survive power loss. Blocks; any thread may call it.
@@ -195,6 +201,7 @@ class Journals:
 
     def end_turn(self) -> None:
         """Let the retiring journal be overwritten: the tables have its entries, durably."""
+        self._retired_sequence = self.current.first_sequence - 1
         # One reference is replaced, which is atomic.
         self._retiring = None
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.errors import StateDamagedError, UsageError
 from memfs.exit_codes import ExitCode
-from memfs.metadata.sqlite import format2
+from memfs.metadata.sqlite import following, format2
 from memfs.metadata.sqlite.chain import join
 from memfs.metadata.sqlite.checkpointer import Checkpointer
 from memfs.metadata.sqlite.element_index import empty_elements
@@ -321,6 +321,10 @@ class _Opening:
             match_triggers(self._tables.connection)
         # Tables that a version with triggers has closed have them.
         drop_undo_triggers(self._tables.connection)
+        is_followed = (
+            self._format == FORMAT_NUMBER
+            and following.read_number(self._tables.execute) is not None
+        )
         for journal in joined.usable:
             known = UNDERSTOOD.get(journal.fingerprint)
             if known is not None and known.has_triggers and known.format == self._format:
@@ -337,6 +341,8 @@ class _Opening:
                             f"({error}): {self._path} is damaged, or older in part"
                         )
                         self._tables.redo_forcibly(records, totals, known.texts)
+                    if is_followed:
+                        following.keep_redone(self._tables.execute, journal.fingerprint, payload)
             drop_undo_triggers(self._tables.connection)
         if self._format == FORMAT_NUMBER:
             for empty in outdated:

@@ -20,7 +20,13 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.metadata.records import Inode
-from memfs.metadata.sqlite import element_index, field_schema, foreign_schema, text_index
+from memfs.metadata.sqlite import (
+    element_index,
+    field_schema,
+    following,
+    foreign_schema,
+    text_index,
+)
 from memfs.metrics.rings import EVENT_COUNT, RINGS
 
 if TYPE_CHECKING:
@@ -369,6 +375,7 @@ ADDITIONS: tuple[str, ...] = (
         detail text not null
     ) strict
     """,
+    *following.TABLES,
 )
 """What later versions of the same format added: made at each opening where it is missing, so each
 is `create ... if not exists`."""
