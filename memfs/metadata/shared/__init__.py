@@ -1,0 +1,1 @@
+"""Metadata that are in a PostgreSQL database as well; needs the extra `postgresql`."""
