@@ -8,6 +8,9 @@ from urllib.parse import urlsplit, urlunsplit
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+CLOUDS = ("s3", "gs", "gcs", "abfs", "abfss", "az")
+"""Schemes whose objects are nowhere on this machine, nor in its network."""
+
 PLAIN_OPTIONS = frozenset(
     (
         *("endpoint_url", "region", "anon", "profile", "requester_pays"),

@@ -97,7 +97,7 @@ class Part(NamedTuple):
     """A part of an export."""
 
     kind: str
-    """`inodes`, `contents`, `dentries` or `gone`."""
+    """`inodes`, `contents`, `dentries`, `gone` or `published`."""
     row_count: int
     sealed: Sealed
 
@@ -124,6 +124,11 @@ class Description(NamedTuple):
     """Named stores of the mount, and those that have objects of it."""
     sources: tuple[Source, ...] = ()
     """Those of adopted files."""
+    indexes: tuple[str, ...] = ()
+    """Fields and xattrs that have an index which somebody has added, as `Queries.add_index` has
+    them; in order."""
+    life: int = 0
+    """Number of the state's life, as of `moves.publish_tokens`."""
 
     def is_like(self, other: Description) -> bool:
         """Return whether another one says the same, wherever its parts lie."""
@@ -131,7 +136,8 @@ class Description(NamedTuple):
 
     def _says(self) -> tuple[object, ...]:
         parts = [(part.kind, part.sealed.digest) for part in self.parts]
-        return parts, self.pools, self.stores, [*map(without_times, self.sources)]
+        sources = [*map(without_times, self.sources)]
+        return parts, self.pools, self.stores, sources, self.indexes, self.life
 
     def encode(self) -> bytes:
         """Return it as its object has it."""
@@ -155,7 +161,7 @@ class Description(NamedTuple):
             NewerFormatError: It is of a later version.
         """
         # Exports of versions that left some of it out.
-        fields = {"pools": "{}", "stores": [], "sources": [], **_load(data, name)}
+        fields = {**_LEFT_OUT, **_load(data, name)}
         try:
             parts = tuple(
                 Part(text_of(each, "kind"), number_of(each, "row_count"), _sealed(each))
@@ -167,13 +173,22 @@ class Description(NamedTuple):
                 tuple(decode_source(each) for each in fields["sources"]),
             )
             head = _state_id(fields["state_id"]), SnapshotId(snap), *numbers
-            found = cls._make((*head, parts, text_of(fields, "pools"), *places))
+            indexes = tuple(map(_text, fields["indexes"]))
+            rest = text_of(fields, "pools"), *places, indexes, number_of(fields, "life")
+            found = cls._make((*head, parts, *rest))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise CorruptDataError(f"{name}: no description of an export: {error}") from None
         return found
 
 
 _PARTS = Description._fields.index("parts")
+_LEFT_OUT: dict[str, Any] = {"pools": "{}", "stores": [], "sources": [], "indexes": [], "life": 0}
+
+
+def _text(value: object) -> str:
+    if type(value) is not str:
+        raise ValueError(f"{value!r} is no text")
+    return value
 
 
 class Done(NamedTuple):

@@ -63,8 +63,10 @@ from memfs.exports.notes import (
 )
 from memfs.exports.objects import read_description, read_done, seal_file
 from memfs.exports.places import StoreAddress
+from memfs.metadata.records import IndexState
 from memfs.metadata.store_record import recall_store
 from memfs.moves.coding import key_of
+from memfs.moves.publish_tokens import sender_of
 from memfs.placement.resident import POOLS_SETTING
 from memfs.signals import Signal
 from memfs.stores.digesting import digest_file
@@ -93,7 +95,7 @@ LABELS = (("memfs.export", ""),)
 COUNTS = ("file_count", "content_bytes", "missing_count", "missing_bytes")
 """As of `metadata.sqlite.exporting.Page`."""
 
-TABLES = ("inodes", "dentries")
+TABLES = ("inodes", "dentries", "published")
 """As of `metadata.sqlite.exporting.read_page`."""
 
 CONTENTS = "contents"
@@ -482,7 +484,14 @@ class Exporter:
             pools=pools,
             stores=await self._stores(),
             sources=tuple(sources),
+            indexes=self._indexes(),
+            life=(await sender_of(self._engine)).number,
         )
+
+    def _indexes(self) -> tuple[str, ...]:
+        """Return what has an index that is to stay."""
+        indexes = self._engine.field_indexes()
+        return tuple(each.field for each in indexes if each.state is not IndexState.LEAVING)
 
     async def _waiting(self, sources: Sequence[Source]) -> set[SourceId]:
         """Return the sources that have directories which are listed on demand."""

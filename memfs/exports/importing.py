@@ -38,9 +38,11 @@ from memfs.metadata.store_record import SETTING as STORE_SETTING
 from memfs.metadata.store_record import recall_store, store_setting
 from memfs.moves.faults import FaultPoints
 from memfs.moves.generation import SOURCE_SETTING, StateGeneration, source_setting
+from memfs.moves.publish_marks import ROOT_COUNT_MAX, ROOTS_SETTING
+from memfs.moves.publish_tokens import LIFE_SETTING, make_life
 from memfs.placement.resident import POOLS_SETTING
 from memfs.policy.ages import AGE_SETTING
-from memfs.policy.marks import AGES_XATTR, MARKED_SETTING, MARKS, TENSOR_MARKS
+from memfs.policy.marks import AGES_XATTR, MARKED_SETTING, MARKS, PUBLISH_XATTR, TENSOR_MARKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Container, Mapping, Sequence
@@ -149,6 +151,10 @@ async def import_state(
             if await trio.to_thread.run_sync(builder.has_xattrs, (AGES_XATTR,)):
                 # The shortest one is not known: as short as files are looked for.
                 settings[AGE_SETTING] = b"0"
+            if roots := await trio.to_thread.run_sync(
+                builder.inodes_with, PUBLISH_XATTR, ROOT_COUNT_MAX
+            ):
+                settings[ROOTS_SETTING] = json.dumps(roots).encode()
             try:
                 imported = await trio.to_thread.run_sync(
                     builder.finish,
@@ -156,6 +162,7 @@ async def import_state(
                     description.next_id,
                     settings,
                     description.sources,
+                    description.indexes,
                 )
             except CorruptDataError as error:
                 passed_over.append(f"export {export} cannot be used: {error}")
@@ -312,6 +319,7 @@ async def _settings(
         SOURCE_SETTING: wanted.url.encode(),
         STORE_SETTING: wanted.url.encode(),
         POOLS_SETTING: description.pools.encode(),
+        LIFE_SETTING: make_life(description.life + 1),
         STORES_SETTING: json.dumps([store.name for store in description.stores]).encode(),
         # So that what is not configured yet can be told with its place.
         **{

@@ -14,15 +14,12 @@ from urllib.parse import urlsplit
 from memfs.content.sources import FILE_SYSTEM_OPTION, STORE_OPTION
 from memfs.metadata.foreign import Source, WhenGone
 from memfs.types import InodeNo, SourceId
-from memfs.urls import options_without_secrets, url_without_secrets
+from memfs.urls import CLOUDS, options_without_secrets, url_without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from memfs.config import NamedStoreConfig
-
-CLOUDS = ("s3", "gs", "gcs", "abfs", "abfss", "az")
-"""Schemes whose objects are nowhere on this machine, nor in its network."""
 
 _HARMLESS_OPTIONS = frozenset({"anon", "region", "requester_pays", "use_ssl"})
 """Options of a source that lead nowhere else."""

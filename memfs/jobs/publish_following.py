@@ -4,7 +4,8 @@ A file is looked at when the file system says that it was sealed, renamed or rem
 looked at after a start, after a directory has got the xattr or another place, and now and then.
 
 Invariant: a file is due until it was published as it is, or has no mark any more; what is due and
-not yet done when the daemon ends is found by the look after the next start.
+not yet done when the daemon ends is found by the look after the next start. A state that was
+imported publishes nothing by itself before it has taken the store over: the former one may do it.
 """
 
 from __future__ import annotations
@@ -129,6 +130,13 @@ class Following:
 
     async def step(self) -> None:
         """Publish what is due now."""
+        if self._parts.source is not None:
+            # It holds for the whole life of a mount.
+            if await list_roots(self._parts.engine):
+                log.info("nothing is published by itself: %s", self._parts.source)
+            self._changes.look_at_all = False
+            self._look_at_s = float("inf")
+            return
         if self._changes.look_at_all or trio.current_time() >= self._look_at_s:
             self._changes.look_at_all = False
             begun_s = trio.current_time()

@@ -3,7 +3,9 @@
 Published objects are no copies that memfs relies on: nothing is dropped because of one. They serve
 where else the file would be lost.
 
-Invariant: what comes from there counts only with the digest that the content of the file has.
+Invariant: what comes from there counts only with the digest that the content of the file has. No
+place is asked that nobody but an export has named, unless it is a bucket: anybody who may write to
+a store in clear can write an export.
 """
 
 from __future__ import annotations
@@ -12,12 +14,16 @@ import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import trio
 
 from memfs.errors import MemfsError
 from memfs.metadata.published import PublishedObject
+from memfs.moves.publish_marks import is_allowed
+from memfs.moves.publish_tokens import sender_of
 from memfs.stores.digesting import digest_file
+from memfs.urls import CLOUDS
 
 if TYPE_CHECKING:
     from memfs.metadata.records import Blob, Inode
@@ -54,6 +60,8 @@ async def fill_from_published(
     for known in await parts.engine.list_published_of(inode.ino):
         if not known.generation or (known.digest, known.size) != (blob.digest, inode.size):
             continue
+        if not await _is_trusted(parts, known):
+            continue
         try:
             await trio.to_thread.run_sync(os.ftruncate, fd, 0)
             await parts.published(known, fd, advance)
@@ -68,3 +76,9 @@ async def fill_from_published(
             parts.events.note("damage", path, f"it was made anew from {known.url}")
             return True
     return False
+
+
+async def _is_trusted(parts: MoveParts, known: PublishedObject) -> bool:
+    if urlsplit(known.target).scheme in CLOUDS or is_allowed(known.target, parts.config):
+        return True
+    return not (await sender_of(parts.engine)).inherits(known.token)

@@ -2,7 +2,8 @@
 
 1. The record gets a new token and names no generation (`publishing.recorded`). *Killed from here
    on*: the next attempt knows the object by its etag, or by the token if it was sent; where the
-   place keeps no tokens, by the digest.
+   place keeps no tokens, by the digest. *Lost with the disk*: a state that is made of an export
+   knows by the token what its former life has sent (`publish_tokens`).
 2. An upload that would leave something behind there is recorded by its name (`publishing.begun`).
    *Killed from here on*: the next look ends it.
 3. The bytes go there from where they are: nothing is copied on the disk. Before the object appears
@@ -15,7 +16,8 @@
 6. The record names the generation of the file (`publishing.published`).
 
 Invariant: an object that somebody else has written is never replaced nor removed; where a place has
-no conditions that needs a permission, and is a look right before the change.
+no conditions that needs a permission, and is a look right before the change. A state that was
+imported is somebody else than its former life until it has taken the store over.
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ from memfs.metadata.records import InodeFlags
 from memfs.moves.hydrating import hydrate
 from memfs.moves.outcome import MoveOutcome, MoveResult
 from memfs.moves.publish_source import FormRead, Opened, Sent, Source, SourceChangedError, open_file
+from memfs.moves.publish_tokens import sender_of
 from memfs.moves.publish_uploads import (
     TRIAL,
     PublishUpload,
@@ -62,6 +65,11 @@ if TYPE_CHECKING:
     from memfs.metadata.records import Inode
     from memfs.moves.attempt import MoveParts
     from memfs.stores.publishing import PublicObject, PublicStore
+
+_UNTIL = (
+    "unmount, then take the store over by memfs snapshot import --take-over, or publish to another "
+    "place"
+)
 
 TAKEN = "changed by someone else"
 """Why an object is not as the file is."""
@@ -126,7 +134,8 @@ class Publication:
 
         Raises:
             StaleInodeError: The file is gone.
-            NotSupportedError: The place knows no conditions, or the key is too long.
+            NotSupportedError: The place knows no conditions, the key is too long, or the object is
+                that of a state that may live still.
             StoreError: The store refused or cannot be reached.
             CorruptDataError: The file is damaged, or the object does not read back equal.
         """
@@ -215,16 +224,18 @@ class Publication:
 
         Raises:
             StoreError: The store refused or cannot be reached.
+            NotSupportedError: It is that of a state that may live still.
         """
         engine = self._parts.engine
+        await self._refuse_former(known)
         key = known.url.removeprefix(f"{self.target}/")
-        former = await self._former(key, known)
-        async with engine.change():
-            # A kill from here on leaves it open whether the object is there.
-            await engine.put_published(known._replace(etag=former, generation=Generation(0)))
         try:
+            former = await self._former(key, known)
+            async with engine.change():
+                # A kill from here on leaves it open whether the object is there.
+                await engine.put_published(known._replace(etag=former, generation=Generation(0)))
             if former:
-                await self._store.delete_if(key, former)
+                await self._delete(key, former, known)
         except ObjectTakenError:
             async with engine.change():
                 await engine.put_published(known._replace(generation=Generation(0), problem=TAKEN))
@@ -233,6 +244,42 @@ class Publication:
         async with engine.change():
             await engine.forget_published([known.url])
         return ""
+
+    async def _delete(self, key: str, former: str, known: PublishedObject) -> None:
+        """Remove an object of an etag, or what the former life has put in its place since."""
+        try:
+            await self._store.delete_if(key, former)
+        except ObjectTakenError:
+            # Since the look, or since a life before.
+            found = await self._store.find(key)
+            if found is None or not await self._is_of_former_life(found, known):
+                raise
+            await self._store.delete_if(key, found.etag)
+
+    async def _refuse_former(self, known: PublishedObject | None) -> None:
+        """See that an object is not that of a state which may live still.
+
+        Raises:
+            NotSupportedError: It is.
+        """
+        if self._parts.source is None or known is None:
+            return
+        if (await sender_of(self._parts.engine)).inherits(known.token):
+            raise NotSupportedError(f"{known.url}: the former state may publish it still: {_UNTIL}")
+
+    async def _is_of_former_life(self, found: PublicObject, known: PublishedObject | None) -> bool:
+        """Return whether an object was sent by this state before it was imported, after the export.
+
+        Args:
+            found: The object, which is not as it is recorded.
+            known: What is recorded, before it is sent anew.
+        """
+        if self._parts.source is not None or not self._store.is_replaced_whole or not found.token:
+            return False
+        # That of the record is of an object that had another etag.
+        if known is not None and found.token == known.token:
+            return False
+        return (await sender_of(self._parts.engine)).had_sent(found.token)
 
     def _open(self, inode: Inode) -> Opened:
         """Open a file for `Sent`, in a worker thread."""
@@ -277,6 +324,7 @@ class Publication:
         url, limit = self.url_of(key), self._store.key_bytes_max
         if len(key.encode()) > limit:
             raise NotSupportedError(f"{url}: longer than {limit} bytes, the limit of keys there")
+        await self._refuse_former(known)
         if url in self._sending:
             return Published(MoveResult(MoveOutcome.BUSY))
         self._sending.add(url)
@@ -295,12 +343,16 @@ class Publication:
         self, key: str, sent: Sent, known: PublishedObject | None, *, checks: bool
     ) -> Published:
         engine, faults = self._parts.engine, self._parts.faults
-        former = "" if known is None else await self._former(key, known)
-        token = secrets.token_hex(16)
+        token = (await sender_of(engine)).make_token()
         record = PublishedObject(
-            *(self.url_of(key), self.target, sent.ino, Generation(0), former, token),
+            *(self.url_of(key), self.target, sent.ino, Generation(0), "", token),
             *(sent.size, sent.mtime_ns, b"", ""),
         )
+        if known is not None:
+            try:
+                record = record._replace(etag=await self._former(key, known))
+            except ObjectTakenError:
+                return await self._note_taken(known)
         async with engine.change():
             await engine.put_published(record)
         # After power loss the object would be one that nobody knows.
@@ -311,12 +363,9 @@ class Publication:
             def advance(done_bytes: int) -> None:
                 progress.done_bytes = done_bytes
 
-            stored = await self._put(key, sent, record, advance, checks=checks)
+            stored = await self._put(key, sent, record, known, advance, checks=checks)
         if stored is None:
-            async with engine.change():
-                await engine.put_published(record._replace(problem=TAKEN))
-                await forget_upload(engine, record.url)
-            return Published(MoveResult(MoveOutcome.SHARED), TAKEN)
+            return await self._note_taken(record)
         faults.reach("publishing.stored")
         await self._verify(key, stored)
         faults.reach("publishing.verified")
@@ -326,15 +375,37 @@ class Publication:
         faults.reach("publishing.published")
         return Published(MoveResult(MoveOutcome.DONE, sent.size))
 
+    async def _note_taken(self, record: PublishedObject) -> Published:
+        """Record that there is an object of somebody else's."""
+        engine = self._parts.engine
+        async with engine.change():
+            await engine.put_published(record._replace(generation=Generation(0), problem=TAKEN))
+            await forget_upload(engine, record.url)
+        return Published(MoveResult(MoveOutcome.SHARED), TAKEN)
+
     async def _former(self, key: str, known: PublishedObject) -> str:
-        """Return the etag of the object that is memfs's own; empty: there is no such object."""
-        if known.generation:
+        """Return the etag of the object that is memfs's own; empty: there is no such object.
+
+        Raises:
+            ObjectTakenError: It is somebody else's, with the etag that an export has told.
+        """
+        is_inherited = (await sender_of(self._parts.engine)).inherits(known.token)
+        if known.generation and not is_inherited:
             return known.etag
-        # The last attempt was cut off: the object may have arrived.
+        # The last attempt was cut off, or not seen by the export: the object may have arrived.
         found = await self._store.find(key)
         if found is None:
             return ""
-        return found.etag if await self._is_ours(key, found, known) else known.etag
+        if known.generation and found.etag != known.etag:
+            is_ours = False
+        else:
+            is_ours = await self._is_ours(key, found, known)
+        if is_ours or await self._is_of_former_life(found, known):
+            return found.etag
+        if is_inherited and found.etag == known.etag:
+            # Else the author of an export in clear could have any object replaced.
+            raise ObjectTakenError(f"{known.url}: {TAKEN}; it stays as it is")
+        return known.etag
 
     async def _is_ours(self, key: str, found: PublicObject, known: PublishedObject) -> bool:
         """Return whether an object is the one that was sent last."""
@@ -347,6 +418,7 @@ class Publication:
         key: str,
         sent: Sent,
         record: PublishedObject,
+        known: PublishedObject | None,
         advance: Callable[[int], None],
         *,
         checks: bool,
@@ -354,6 +426,7 @@ class Publication:
         """Store the object; returns what is known of it, or None: there is one of somebody else's.
 
         Args:
+            known: What was recorded before `record`.
             checks: The place may know no conditions: it is looked at before the object appears.
         """
         engine, former = self._parts.engine, record.etag
@@ -365,8 +438,8 @@ class Publication:
             nonlocal record
             await sent.check(digest)
             if checks:
-                found = await self._store.find(key)
-                if (found.etag if found is not None else "") != former:
+                present = await self._store.find(key)
+                if (present.etag if present is not None else "") != former:
                     raise ObjectTakenError(f"{record.url}: {TAKEN}; it stays as it is")
             record = record._replace(digest=digest)
             async with engine.change():
@@ -377,6 +450,7 @@ class Publication:
             trio.from_thread.run(self._begin_upload, record.url, upload)
             self._parts.faults.reach("publishing.begun")
 
+        is_superseded = False
         while True:
             source = Source(sent, may_appear, advance)
             try:
@@ -390,9 +464,14 @@ class Publication:
             finally:
                 source.is_given_up = True
             if found is not None:
-                # Its answer was lost, and the client has sent it again.
-                is_ours = await self._is_ours(key, found, record)
-                return record._replace(etag=found.etag) if is_ours else None
+                if await self._is_ours(key, found, record):
+                    # Its answer was lost, and the client has sent it again.
+                    return record._replace(etag=found.etag)
+                if is_superseded or not await self._is_of_former_life(found, known):
+                    return None
+                # Once: what changes meanwhile belongs to somebody who lives.
+                is_superseded, former = True, found.etag
+                continue
             if not former:
                 return None
             # Somebody has removed it: nothing is there to be overwritten.

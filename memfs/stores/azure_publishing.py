@@ -37,6 +37,7 @@ class AzurePublicStore(FsspecPublicStore, AzureStore):
     """A `PublicStore` over a container."""
 
     is_conditional = True
+    is_replaced_whole = True
 
     def _put_public(
         self,

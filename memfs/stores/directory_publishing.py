@@ -66,6 +66,7 @@ class DirectoryPublicStore:
     """
 
     is_conditional = True
+    is_replaced_whole = False
     key_bytes_max = _KEY_BYTES_MAX
 
     def __init__(self, root: Path, timeout_s: float, thread_count_max: int) -> None:

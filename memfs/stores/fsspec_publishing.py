@@ -31,6 +31,7 @@ class FsspecPublicStore(FsspecStore):
     """A `PublicStore`; subclasses know one protocol better, and replace what begins with `_`."""
 
     is_conditional = False
+    is_replaced_whole = False
     key_bytes_max = _KEY_BYTES_MAX
     part_bytes = PART_BYTES
     """Size of a part of an upload; larger files may need larger ones."""

@@ -31,6 +31,7 @@ class GcsPublicStore(FsspecPublicStore, GcsStore):
     """A `PublicStore` over a bucket; the etag of an object is its generation."""
 
     is_conditional = True
+    is_replaced_whole = True
 
     def _put_public(
         self,

@@ -74,6 +74,11 @@ class PublicStore(Protocol):
         ...
 
     @property
+    def is_replaced_whole(self) -> bool:
+        """Nobody can change the bytes of an object and leave its token."""
+        ...
+
+    @property
     def key_bytes_max(self) -> int:
         """Longest key, the URL's own part of it left out."""
         ...

@@ -30,6 +30,7 @@ class S3PublicStore(FsspecPublicStore, S3Store):
     """A `PublicStore` over a bucket."""
 
     is_conditional = True
+    is_replaced_whole = True
 
     def _put_public(
         self,

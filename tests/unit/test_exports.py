@@ -287,6 +287,8 @@ async def test_an_export_shows_one_instant_while_files_change(tmp_path: Path) ->
             table: str, snap: SnapshotId, after: ExportPosition, paths: Sequence[Path]
         ) -> dict[str, Any]:
             number = len(changed)
+            if table == "published":
+                return await read(table, snap, after, paths)
             changed.append(number)
             await engine.rename(
                 ROOT_INODE, b"small-%d" % number, ROOT_INODE, b"moved-%d" % number, 0, 9

@@ -10,6 +10,9 @@ whether its key leads to the inode. One that lost its name or its key after the 
 puts both together, so that no key is gone whose file it has. A directory that is listed on demand
 counts as listed only if that was before the instant: what was found later is not in the export.
 
+Records of published objects are those of now, of files that the snapshot may show. An import takes
+one of a later generation for one of an unknown generation.
+
 A part ends where a number of the table says so, not after a count of rows: rows that come or go
 change the part that they are in, and all others stay as they were, byte by byte. So an export
 stores only the parts that have changed.
@@ -27,6 +30,7 @@ from operator import itemgetter, lt
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memfs.metadata.columns import Shape, columns_of, encode, encode_columns
+from memfs.metadata.published import PublishedObject
 from memfs.metadata.sqlite.foreign_schema import OBJECT_COLUMNS
 from memfs.metadata.sqlite.schema import FORM_COLUMNS, WAS_COLUMNS
 from memfs.types import NO_BLOB
@@ -62,6 +66,7 @@ _TYPE = 0o170000
 """Bits of a mode that are the type (stat.S_IFMT)."""
 
 INODES, CONTENTS, DENTRIES, GONE = "inodes", "contents", "dentries", "gone"
+PUBLISHED = "published"
 """The kinds of parts."""
 
 INODE_SHAPE = Shape(
@@ -110,6 +115,16 @@ DIRECTORY_SHAPE = Shape(
     "foreign_directory", {"ino": "int", "source": "int", "prefix": "bytes", "listed_ns": "int"}
 )
 """Directories that are listed on demand; `listed_ns` is 1 if that was done before the instant."""
+_PUBLISHED_NUMBERS = ("ino", "generation", "size", "mtime_ns")
+PUBLISHED_SHAPE = Shape(
+    PUBLISHED,
+    {
+        name: "int" if name in _PUBLISHED_NUMBERS else "bytes" if name == "digest" else "text"
+        for name in PublishedObject._fields
+    },
+)
+"""What is known of objects that were published."""
+
 PERHAPS = 2
 """Listings compare the key with another inode, or with no inode, since this one has no name now."""
 
@@ -171,6 +186,11 @@ _DIRECTORIES = """
 _GONE = """
     select source, key, key_number(key) from foreign_gone where (source, key) > (?1, ?2)
     order by source, key
+"""
+# A file that came after the instant is in no import: its object would be taken for a removed one's.
+_PUBLISHED = f"""
+    select {", ".join(PublishedObject._fields)}, text_number(url) from published
+    where url > ?1 and ino < ?2 order by url
 """
 _BLOBS = f"""
     select b.size, b.digest, {", ".join("f." + name for name in FORM_COLUMNS.split(", "))}
@@ -248,11 +268,11 @@ def read_page(
     after: ExportPosition,
     limits: PartLimits = PART_LIMITS,
 ) -> Page:
-    """Return the next part of names or of keys that are gone, or the next of inodes and contents.
+    """Return the next part of a table, or the next two: of inodes and of contents.
 
     Args:
         connection: In a transaction of its own.
-        table: `DENTRIES`, `INODES` or `GONE`.
+        table: `DENTRIES`, `INODES`, `GONE` or `PUBLISHED`.
         snap: The snapshot.
         after: That of the page before; (0, 0) to start.
         limits: How long its parts are.
@@ -263,6 +283,8 @@ def read_page(
         return Page((part,), None if is_last else (rows[-1][0], rows[-1][1]))
     if table == GONE:
         return _gone_page(connection, after, limits)
+    if table == PUBLISHED:
+        return _published_page(connection, snap, after, limits)
     return _inode_page(connection, snap, after[0], limits)
 
 
@@ -276,6 +298,23 @@ def _gone_page(connection: sqlite3.Connection, after: ExportPosition, limits: Pa
         return Page((), None)
     part = Part(GONE, len(rows), encode([(GONE_SHAPE, [row[:2] for row in rows])]))
     return Page((part,), None if is_last else (rows[-1][0], rows[-1][1].hex()))
+
+
+def _published_page(
+    connection: sqlite3.Connection, snap: int, after: ExportPosition, limits: PartLimits
+) -> Page:
+    connection.create_function("text_number", 1, _number_of_text, deterministic=True)
+    rows, is_last = _take(
+        connection.execute(_PUBLISHED, (after[1] or "", snap)), len(PUBLISHED_SHAPE.kinds), limits
+    )
+    if not rows:
+        return Page((), None)
+    part = Part(PUBLISHED, len(rows), encode([(PUBLISHED_SHAPE, [row[:-1] for row in rows])]))
+    return Page((part,), None if is_last else (0, rows[-1][0]))
+
+
+def _number_of_text(text: str) -> int:
+    return zlib.crc32(text.encode("utf-8", "surrogateescape"))
 
 
 def _inode_page(connection: sqlite3.Connection, snap: int, after: int, limits: PartLimits) -> Page:

@@ -41,9 +41,11 @@ from memfs.metadata.sqlite.exporting import (
     MISSING_SHAPE,
     OBJECT_SHAPE,
     PERHAPS,
+    PUBLISHED_SHAPE,
     SYMLINK_SHAPE,
     XATTR_SHAPE,
 )
+from memfs.metadata.sqlite.field_schema import BUILDING, FIELDS, NAME_FIELD
 from memfs.metadata.sqlite.format import (
     FOREIGN_NUMBER,
     FORMAT_NUMBER,
@@ -54,7 +56,16 @@ from memfs.metadata.sqlite.format import (
 from memfs.metadata.sqlite.journals import JOURNAL_NAMES
 from memfs.metadata.sqlite.lease import FIRST_ID, IdLease
 from memfs.metadata.sqlite.opening import FILE_NAME
-from memfs.metadata.sqlite.schema import ADDITIONS, SCHEMA, TOTALS_END, Made, totals_of
+from memfs.metadata.sqlite.schema import (
+    ADDITIONS,
+    SCHEMA,
+    TOTALS_END,
+    Made,
+    match_triggers,
+    totals_of,
+)
+from memfs.metadata.sqlite.text_index import FOLDING, SLOT_COUNT, texts_of
+from memfs.query.fields import ATTRIBUTE_PREFIX, is_queryable
 from memfs.types import ROOT_INODE, InodeNo, StateId
 
 if TYPE_CHECKING:
@@ -121,6 +132,13 @@ _SETTLE_OBJECTS = (
     "drop index settling",
     *(text for text in foreign_schema.TABLES if Made.by(text).kind == "index"),
 )
+# One of a later generation would hold for other bytes, once the file is changed as often here.
+_SETTLE_PUBLISHED = """
+    update published set generation = 0 where exists (
+        select 1 from inode as i where i.ino = published.ino
+        and i.generation < published.generation)
+"""
+_HAS_TEXT_SEARCH = "select 1 from pragma_module_list where name = 'fts5'"
 _PUT_SOURCE = (
     f"insert into source ({foreign_schema.SOURCE_COLUMNS}) values (?, ?, ?, ?, ?, ?, ?, ?)"
 )
@@ -147,6 +165,8 @@ class Imported(NamedTuple):
     """The first `PATH_COUNT_MAX` of them, from the root."""
     stores: tuple[StoreUse, ...] = ()
     """Named stores that have objects."""
+    indexes: tuple[str, ...] = ()
+    """Those that the first mount builds, in order."""
 
 
 class _Waiting(NamedTuple):
@@ -264,12 +284,19 @@ class StateBuilder:
         with _disk(self._state_dir):
             return self._need().execute(query, names).fetchone() is not None
 
+    def inodes_with(self, name: bytes, limit: int) -> list[int]:
+        """Return inodes that were added with an xattr of a name, in order, at most so many."""
+        query = "select ino from xattr where name = ? order by ino limit ?"
+        with _disk(self._state_dir):
+            return [ino for (ino,) in self._need().execute(query, (name, limit)).fetchall()]
+
     def finish(
         self,
         state_id: StateId,
         next_id: int,
         settings: Mapping[str, bytes],
         sources: Sequence[Source] = (),
+        indexes: Sequence[str] = (),
     ) -> Imported:
         """Make the state directory whole, durably.
 
@@ -278,6 +305,8 @@ class StateBuilder:
             next_id: No number of the export reaches it.
             settings: Values by name.
             sources: Those of adopted files.
+            indexes: Fields and xattrs that are to have an index, as `Queries.add_index` takes them:
+                the first mount builds it. What this version cannot build is left out.
 
         Raises:
             CorruptDataError: The parts do not make a tree.
@@ -305,6 +334,7 @@ class StateBuilder:
             for text in SCHEMA:
                 if Made.by(text).kind == "trigger":
                     connection.execute(text)
+            begun = self._begin_indexes(indexes)
             number = FOREIGN_NUMBER if sources else FORMAT_NUMBER
             connection.execute(f"pragma user_version = {number}")
             stores = tuple(
@@ -316,7 +346,34 @@ class StateBuilder:
             self._put_in_place(state_id, next_id)
         lost_bytes = missing[1] % TOTALS_END
         usage = Usage._make(totals_of(found))
-        return Imported(usage, missing[0], lost_bytes, tuple(paths), stores)
+        return Imported(usage, missing[0], lost_bytes, tuple(paths), stores, begun)
+
+    def _begin_indexes(self, wanted: Sequence[str]) -> tuple[str, ...]:
+        """Have indexes built by the mount to come; returns those that it can build."""
+        connection = self._need()
+        fields = {field for field in wanted if field in FIELDS}
+        names = [
+            name
+            for name in dict.fromkeys(wanted)
+            if name.startswith(ATTRIBUTE_PREFIX) and is_queryable(name.encode())
+        ][:SLOT_COUNT]
+        if connection.execute(_HAS_TEXT_SEARCH).fetchone() is None:
+            fields.discard(NAME_FIELD)
+            names.clear()
+        connection.executemany(
+            "insert into field_index values (?, 0, ?)", ((field, BUILDING) for field in fields)
+        )
+        for slot, name in enumerate(names):
+            connection.execute(texts_of(slot).make)
+            connection.execute(
+                "insert into attribute_name values (?, ?)", (slot + 1, name.encode())
+            )
+            connection.execute(
+                "insert into text_index values (?, ?, 0, ?, ?)",
+                (name.encode(), slot, BUILDING, FOLDING),
+            )
+        match_triggers(connection)
+        return tuple(sorted((*fields, *names)))
 
     def _join(self, sources: Sequence[Source]) -> None:
         """Put contents and inodes together, and see that all rows belong to a tree."""
@@ -325,7 +382,7 @@ class StateBuilder:
             _PUT_SOURCE,
             ((*source[:4], source.deleted.value, *source[5:]) for source in sources),
         )
-        for text in _SETTLE_OBJECTS:
+        for text in (*_SETTLE_OBJECTS, _SETTLE_PUBLISHED):
             connection.execute(text)
         connection.execute(
             """insert into batch select size.key, size.size_bytes, count(*), sum(stored_bytes)
@@ -481,6 +538,7 @@ _TAKERS: dict[str, Taker] = {
     OBJECT_SHAPE.name: _taker("foreign_object", OBJECT_SHAPE),
     DIRECTORY_SHAPE.name: _taker("foreign_directory", DIRECTORY_SHAPE),
     GONE_SHAPE.name: _taker("foreign_gone", GONE_SHAPE, "insert or ignore"),
+    PUBLISHED_SHAPE.name: _taker("published", PUBLISHED_SHAPE),
 }
 
 _FILE = f"mode & {0o170000} = {stat.S_IFREG}"
@@ -557,6 +615,11 @@ _REFUSALS = (
         f"""select key, ours, current, conflict from foreign_object where ours not in (0, 1)
             or current not in (0, 1) or conflict not in ({_CONFLICTS})
             or generation < 0 limit 1""",
+    ),
+    (
+        "the published object {!r} is not below {!r}",
+        """select url, target from published
+           where substr(url, 1, length(target) + 1) <> target || '/' limit 1""",
     ),
     (
         "source {} is of inode {}, which never was",

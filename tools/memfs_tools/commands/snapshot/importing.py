@@ -242,6 +242,7 @@ def _tell(chosen: Chosen, state: Path, config: Config, *, takes: bool, as_json: 
                 "missing": [os.fsdecode(path) for path in imported.missing_paths],
                 "passed_over": list(chosen.passed_over),
                 "taken_over": takes,
+                "indexes": list(imported.indexes),
                 "stores": [
                     {
                         "name": each.name,
@@ -276,6 +277,8 @@ def _tell(chosen: Chosen, state: Path, config: Config, *, takes: bool, as_json: 
             tell(f"  and {imported.missing_count - _PATHS_SHOWN} more; --json has the first 1000")
     for source in description.sources:
         tell(f"adopted files are read from {source.url}")
+    if imported.indexes:
+        tell(f"the mount builds the indexes of {', '.join(imported.indexes)}")
     _tell_stores(chosen, config)
     if not takes:
         tell(
