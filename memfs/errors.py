@@ -273,6 +273,30 @@ class MetadataError(MemfsError):
     errno = codes.EIO
 
 
+class DatabaseError(MetadataError):
+    """The database of the names refused a statement, and so undid its whole transaction.
+
+    Args:
+        sqlstate: Five characters, as PostgreSQL's appendix of error codes lists them.
+        text: What the database says.
+        statement: The statement, without the values of its parameters.
+        index: Which one of its transaction it was; -1: the commit.
+    """
+
+    def __init__(self, sqlstate: str, text: str, statement: str = "", index: int = 0) -> None:
+        super().__init__(f"PostgreSQL refused a change: {text} (SQLSTATE {sqlstate})")
+        self.sqlstate = sqlstate
+        self.statement = statement
+        self.index = index
+
+
+class DisconnectedError(MetadataError):
+    """The connection to the database of the names is lost, or was never made.
+
+    Whether a transaction that was under way is committed is unknown.
+    """
+
+
 class UsageError(MemfsError):
     """A user asked for what cannot be; printed as one line, without a traceback.
 

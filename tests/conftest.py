@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tests.posix.capabilities import Capability
     from tests.servers.azurite import AzureServer
     from tests.servers.fake_gcs import GcsServer
+    from tests.servers.postgresql import Database, PostgresServer
     from tests.servers.seaweedfs import S3Server
 
 # Containers are often told to keep no bytecode. Each of the thousand processes of a run would then
@@ -284,6 +285,21 @@ def azure_server() -> Iterator[AzureServer]:
 
     with running_azurite(READY) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    from tests.servers.postgresql import running_postgresql
+
+    with running_postgresql() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres(postgres_server: PostgresServer) -> Iterator[Database]:
+    """An empty database, gone after the test."""
+    with postgres_server.database() as database:
+        yield database
 
 
 @pytest.fixture(scope="session")

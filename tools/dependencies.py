@@ -25,7 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 LOCKS = ROOT / "locks"
 LARGEST = "tests"
-DAEMON = ("s3", "gcs", "azure", "pyfuse3", "encryption", "traces", "hot", "cuda")
+DAEMON = ("s3", "gcs", "azure", "pyfuse3", "encryption", "traces", "hot", "cuda", "postgresql")
 EXTRAS = {
     LARGEST: (*DAEMON, "values", "aio", "web", "dev", "examples", "docs"),
     "daemon": DAEMON,

@@ -16,8 +16,8 @@ packages=(fuse3 libfuse3-dev pkg-config gcc python3-dev python3-venv attr)
 extras=s3,pyfuse3
 lock=mount
 if [[ ${1:-} == --tests ]]; then
-    packages+=(acl chromium chromium-driver dbench fio git lz4 ncdu rsync sqlite3 strace stress-ng systemd util-linux xfsprogs zstd)
-    extras+=,gcs,azure,encryption,traces,hot,cuda,torch,values,aio,web,dev,examples,docs,dev-torch
+    packages+=(acl chromium chromium-driver dbench fio git lz4 ncdu postgresql rsync sqlite3 strace stress-ng systemd util-linux xfsprogs zstd)
+    extras+=,gcs,azure,encryption,traces,hot,cuda,torch,values,aio,web,postgresql,dev,examples,docs,dev-torch
     lock=tests
 elif [[ $# -gt 0 ]]; then
     fail "no option $1; see the head of $0"
@@ -37,6 +37,7 @@ install_packages() {
         fail "no apt-get here; install these by hand, then run this again: ${missing[*]}"
     [[ $EUID -eq 0 ]] || fail "not root; as root: apt-get install ${missing[*]}"
     say "installing ${missing[*]}"
+    [[ " ${missing[*]} " != *" postgresql "* ]] || without_own_cluster
     # The package lists of a fresh machine are empty or old; mirrors fail now and then.
     for attempt in 1 2 3; do
         [[ $attempt -eq 1 ]] || { apt-get update -qq || true; }
@@ -46,6 +47,14 @@ install_packages() {
         fi
     done
     fail "apt-get could not install ${missing[*]}"
+}
+
+# Tests run servers of their own; Debian's package would make and start one for the machine.
+without_own_cluster() {
+    local settings=/etc/postgresql-common/createcluster.d
+    mkdir -p "$settings"
+    echo 'create_main_cluster = false' >"$settings/memfs.conf"
+    trap 'rm -f /etc/postgresql-common/createcluster.d/memfs.conf' EXIT
 }
 
 install_venv() {

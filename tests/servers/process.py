@@ -69,8 +69,33 @@ def running_server(
     Raises:
         RuntimeError: It did not become ready in time; the message ends with its log.
     """
+    process = start_server(command, directory, try_it, environment)
+    try:
+        yield process
+    finally:
+        # Killed outright: there is nothing to keep, and an orderly end may take more than 10 s.
+        end_of_server(process, signal.SIGKILL)
+
+
+def start_server(
+    command: Sequence[str],
+    directory: Path,
+    try_it: Callable[[], None],
+    environment: Mapping[str, str] | None = None,
+    *,
+    uid: int | None = None,
+    gid: int | None = None,
+    end_signal: signal.Signals = signal.SIGKILL,
+) -> subprocess.Popen[bytes]:
+    """Start a server, which `end_of_server` ends; arguments and errors as `running_server`.
+
+    Args:
+        uid: Whom it runs as; None: as the tests.
+        gid: Likewise.
+        end_signal: What the kernel sends it when the test run ends.
+    """
     log = directory / "log"
-    with log.open("wb") as output:
+    with log.open("ab") as output:
         process = subprocess.Popen(
             command,
             cwd=directory,
@@ -80,17 +105,25 @@ def running_server(
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            # Dies with the test run even if that is killed and no clean-up runs.
-            preexec_fn=_die_with_parent,
+            user=uid,
+            group=gid,
+            extra_groups=None if gid is None else [],
+            # Ends with the test run even if that is killed and no clean-up runs.
+            preexec_fn=lambda: _end_with_parent(end_signal),
         )
     try:
         _wait_until_ready(command[0], try_it, process, log)
-        yield process
-    finally:
-        # Killed outright: there is nothing to keep, and an orderly end may take more than 10 s.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait(WAIT_S)
+    except BaseException:
+        end_of_server(process, signal.SIGKILL)
+        raise
+    return process
+
+
+def end_of_server(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """Send a server's process group a signal that ends it, and wait for that."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+    process.wait(WAIT_S)
 
 
 def free_ports(count: int, port_min: int = _PORT_MIN) -> list[int]:
@@ -141,12 +174,26 @@ def _wait_until_ready(
 
 
 def _remove_leftovers() -> None:
-    """Remove the files of servers whose test run was killed."""
+    """Remove the files of servers whose test run was killed, and processes that lie stopped."""
     for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         owner = path.name.removeprefix(_PREFIX).partition("-")[0]
         if owner.isdecimal() and not Path(f"/proc/{owner}").exists():
+            for pid in _processes_in(path):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def _processes_in(directory: Path) -> list[int]:
+    """Return the ids of the processes whose working directory is one, or below it."""
+    found = []
+    for link in Path("/proc").glob("[0-9]*/cwd"):
+        # A process may end meanwhile, or be another user's.
+        with contextlib.suppress(OSError):
+            if Path(os.readlink(link)).is_relative_to(directory):
+                found.append(int(link.parent.name))
+    return found
+
+
+def _end_with_parent(number: signal.Signals) -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)

@@ -75,6 +75,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "msgpack": ("memfs/manager/values/plain.py",),
     "numpy": ("memfs/hot/casting.py", "memfs/torch/", "memfs/manager/values/"),
     "polars": ("memfs/manager/values/tables.py",),
+    "psycopg": ("memfs/metadata/shared/",),
     "pyarrow": (
         "memfs/traces/parquet.py",
         "memfs/manager/values/tables.py",
@@ -120,11 +121,12 @@ RUNTIME_EXTRAS = (
     "values",
     "aio",
     "web",
+    "postgresql",
 )
 """Extras whose packages memfs itself imports."""
 
 
-IMPORT_NAMES = {"cuda-bindings": "cuda"}
+IMPORT_NAMES = {"cuda-bindings": "cuda", "psycopg[binary]": "psycopg"}
 """Packages that are imported by another name than they are installed by."""
 
 
