@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import io
 import itertools
 import json
 import logging
@@ -46,6 +45,7 @@ from memfs.stores.restoring import (
 )
 from memfs.stores.s3_bodies import NO_WISH, Part, UploadWish
 from memfs.stores.s3_listing import PAGE, ListedPage, listing
+from memfs.stores.s3_reading import BlockingReads
 from memfs.stores.source import SourceObject
 from memfs.stores.store import PART_BYTES, ObjectStat
 
@@ -66,9 +66,6 @@ T = TypeVar("T")
 
 PART_COUNT_MAX = 9_000
 """S3 allows 10,000 parts of an upload; beyond this count parts grow."""
-
-PIECE_BYTES = 256 << 10
-"""Taken of an answer at a time."""
 
 COPY_BYTES_MAX = 1 << 30
 """The largest copy that S3 makes by one request is 5 GiB."""
@@ -201,9 +198,12 @@ class S3Store(FsspecStore):
         )
         self._fs: s3fs.S3FileSystem
         self._copy_bytes_max = copy_bytes_max
+        self._thread_count_max = thread_count_max
         self._fs.retries = CLIENT_ATTEMPTS
         self._checksums = checksums
         self._former_clients: list[Any] = []
+        self._reads: BlockingReads | None = None
+        """Made when something is read; None: not yet with the present session."""
         self._versioned: bool | None = None
         self._bucket, _, self._prefix = self._root.partition("/")
         self._archive_class = storage_class if storage_class in ARCHIVE_CLASSES else None
@@ -353,7 +353,7 @@ class S3Store(FsspecStore):
         if end <= start:
             return b""
         try:
-            return self._wait(functools.partial(self._fetch, key, start, end))
+            return self._fetch(key, start, end)
         except OSError as error:
             code = error_code(error)
             if code in ("InvalidRange", "416"):
@@ -362,37 +362,32 @@ class S3Store(FsspecStore):
             if code == "InvalidObjectState":
                 refusal = self._desk.refuse(key, f"store {self._url}: get {key}")
                 if refusal is None:
-                    return self._wait(functools.partial(self._fetch, key, start, end))
+                    return self._fetch(key, start, end)
                 raise refusal from error
             raise
 
-    async def _fetch(
+    def _fetch(
         self,
         key: str,
         start: int,
         end: int,
         condition: Mapping[str, str] | None = None,
-        wanted: SourceObject | None = None,
+        check: Callable[[Mapping[str, Any]], None] | None = None,
     ) -> bytes:
-        """Return a range of an object, which is in memory once: pieces of it would be joined."""
+        """Return a range of an object; see `BlockingReads.get`."""
         target = {"Bucket": self._bucket, "Key": self._key(key)}
+        wanted = {**target, "Range": f"bytes={start}-{end - 1}", **(condition or {})}
+        return self._blocking_reads().get(wanted, end - start, check)
 
-        async def attempt() -> bytes:
-            answer = await self._fs._call_s3(
-                "get_object", **target, Range=f"bytes={start}-{end - 1}", **(condition or {})
-            )
-            arrived, body = io.BytesIO(), answer["Body"]
-            try:
-                if wanted is not None:
-                    self._check_answer(wanted, answer)
-                while piece := await body.read(PIECE_BYTES):
-                    arrived.write(piece)
-            finally:
-                body.close()
-            return arrived.getvalue()
-
-        result: bytes = await _error_wrapper(attempt, retries=CLIENT_ATTEMPTS)
-        return result
+    def _blocking_reads(self) -> BlockingReads:
+        reads = self._reads
+        if reads is None:
+            with self._reconnecting:
+                if (reads := self._reads) is None:
+                    self._fs.connect()
+                    reads = BlockingReads(self._fs, self._thread_count_max, CLIENT_ATTEMPTS)
+                    self._reads = reads
+        return reads
 
     def _stat(self, key: str) -> ObjectStat:
         # Not `info`: it takes a prefix with objects below for a directory of that name.
@@ -504,8 +499,8 @@ class S3Store(FsspecStore):
         if wanted.version:
             condition = {"VersionId": wanted.version}
         try:
-            fetch = functools.partial(self._fetch, wanted.key, start, end, condition, wanted)
-            return self._wait(fetch)
+            check = functools.partial(self._check_answer, wanted)
+            return self._fetch(wanted.key, start, end, condition, check)
         except OSError as error:
             code = error_code(error)
             if code in ("PreconditionFailed", "412"):
@@ -664,6 +659,7 @@ class S3Store(FsspecStore):
             self._close_client(self._former_clients.pop(0))
         # Files, credential processes and instance roles are read when a session is made.
         self._fs.connect(refresh=True)
+        self._reads = None
 
     def _close_client(self, client: Any) -> None:  # noqa: ANN401  botocore makes its class
         if client is not None:
@@ -673,6 +669,8 @@ class S3Store(FsspecStore):
         for client in (*self._former_clients, self._fs._s3):
             self._close_client(client)
         self._former_clients.clear()
+        if self._reads is not None:
+            self._reads.close()
 
     def _translate(self, error: Exception, what: str) -> MemfsError:
         response = _response(error)

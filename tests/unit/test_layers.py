@@ -56,7 +56,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "aiohttp": ("memfs/stores/gcs.py",),
     "azure": ("memfs/stores/azure.py", "memfs/stores/azure_publishing.py"),
     "blake3": ("memfs/stores/", "memfs/moves/", "memfs/manager/"),
-    "botocore": ("memfs/stores/s3.py",),
+    "botocore": ("memfs/stores/s3",),
     "click": (
         "tools/memfs_tools/main.py",
         "tools/memfs_tools/arguments.py",
@@ -88,7 +88,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "pyfuse3": ("daemon/memfs_daemon/pyfuse3/",),
     "requests": ("memfs/stores/gcs.py",),
     "rich": ("memfs/manager/batches.py", "tools/memfs_tools/display.py", "tools/memfs_tools/live/"),
-    "s3fs": ("memfs/stores/s3.py",),
+    "s3fs": ("memfs/stores/s3",),
     "starlette": ("tools/memfs_tools/web/app.py", "tools/memfs_tools/web/gate.py"),
     "torch": ("memfs/torch/", "memfs/manager/values/tensors.py"),
     "trio": (
