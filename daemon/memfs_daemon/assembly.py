@@ -364,7 +364,7 @@ def assemble(
         exporter = _build_exporter(move_parts, reader, open_files, quotas, generations, config)
         snapshots = SnapshotMethods(move_parts, removal, open_files)
         automatic = AutomaticSnapshots(move_parts, snapshots, state_dir)
-        adoption = AdoptMethods(filesystem, move_parts)
+        adoption = AdoptMethods(filesystem, move_parts, quotas)
         tracing = Tracing(recorder, mountpoint, config.trace)
         status_parts = StatusParts(
             mountpoint,
@@ -387,6 +387,7 @@ def assemble(
             move_parts.store_elsewhere,
             exporter,
             lost_objects,
+            sources,
         )
         status = Status(status_parts)
         metrics = MetricsMethods(

@@ -23,6 +23,7 @@ from memfs.control.report import (
     ExportReport,
     FieldIndexReport,
     IndexReport,
+    ListingReport,
     NamedStoreReport,
     PendingReport,
     PrefetchReport,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from memfs.config import Config, QueryConfig
     from memfs.content.residency import Residency
     from memfs.content.room import Room
+    from memfs.content.sources import Sources
     from memfs.content.space import ColdSpace
     from memfs.control.methods.mount import PingReport
     from memfs.control.protocol import JsonValue
@@ -99,6 +101,8 @@ class StatusParts(NamedTuple):
     """None: there is no store but one in the state directory."""
     lost_objects: LostObjects | None = None
     """What the stores have lost; None: nobody looks."""
+    sources: Sources | None = None
+    """None: nothing is adopted here."""
 
 
 def index_report(engine: Engine, config: QueryConfig) -> IndexReport:
@@ -167,6 +171,17 @@ class Status:
             snapshots=await self._snapshots(),
             export=self._export(),
             prices=PricesReport(**dataclasses.asdict(parts.config.prices)),
+            listings=await self._listings(),
+        )
+
+    async def _listings(self) -> tuple[ListingReport, ...]:
+        waiting = {} if self._parts.sources is None else self._parts.sources.waiting
+        if not waiting:
+            return ()
+        return tuple(
+            ListingReport(each.url, waiting[each.source])
+            for each in await self._parts.engine.list_sources()
+            if each.source in waiting
         )
 
     def _export(self) -> ExportReport | None:

@@ -88,6 +88,8 @@ class Sources:
         self._open_one = open_one
         self._stores: dict[SourceId, SourceStore] = {}
         self._opening = trio.Lock()
+        self.waiting: dict[SourceId, str] = {}
+        """Why sources that are watched are not listed although it is time."""
 
     async def get(self, source: SourceId) -> Source:
         """Return a source; `NotFoundError` if it is not there any more."""
@@ -95,6 +97,13 @@ class Sources:
             if each.source == source:
                 return each
         raise NotFoundError(f"there is no source of number {source} any more")
+
+    async def is_here(self, source: SourceId) -> bool:
+        """Return whether a source is a directory of this machine."""
+        return any(
+            each.source == source and each.url.startswith("file:")
+            for each in await self._engine.list_sources()
+        )
 
     async def store_of(self, source: SourceId) -> SourceStore:
         """Return the store of a source.
@@ -146,6 +155,7 @@ class Sources:
 
     async def forget(self, source: SourceId) -> None:
         """Close the store of a source; the next use opens it anew."""
+        self.waiting.pop(source, None)
         store = self._stores.pop(source, None)
         if store is not None:
             await store.aclose()

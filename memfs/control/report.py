@@ -289,6 +289,13 @@ class PricesReport(NamedTuple):
         }
 
 
+class ListingReport(NamedTuple):
+    """A source that is watched, and is not listed although it is time."""
+
+    url: str
+    reason: str
+
+
 class StatusReport(NamedTuple):
     """A mount at one moment."""
 
@@ -324,3 +331,5 @@ class StatusReport(NamedTuple):
     stores: tuple[NamedStoreReport, ...] = ()
     """Those of `[stores.NAME]`, in the order of the configuration."""
     prices: PricesReport = PricesReport()
+    listings: tuple[ListingReport, ...] = ()
+    """Those that wait."""

@@ -76,8 +76,9 @@ if TYPE_CHECKING:
 
     from memfs.filesystem.operations import Caller
     from memfs.filesystem.shared import Parts
+    from memfs.metadata.foreign import Source
     from memfs.metadata.records import PendingMove
-    from memfs.types import InodeNo
+    from memfs.types import InodeNo, SourceId
 
 UNPINNED = "auto"
 """What `pin` reads, and `tier` takes, where no pin is in force."""
@@ -112,6 +113,7 @@ class Control:
             None if parts.header_reader is None else TensorHeaders(parts, parts.header_reader)
         )
         self._healths = parts.healths
+        self._move_parts = parts.move_parts
         self._config = parts.move_parts.config
         self._progress = parts.move_parts.progress
         self._events = parts.move_parts.events
@@ -462,9 +464,9 @@ class Control:
             # Beside the last decision, which others replace.
             answer["hot"] = refusal
         answer |= await self._stores(inode)
+        if (source := await self._source(inode)) is not None:
+            answer["source"] = source
         if stat.S_ISREG(inode.mode):
-            if (source := await self._source(inode)) is not None:
-                answer["source"] = source
             answer |= await self._prospects(inode)
         return json.dumps(answer)
 
@@ -610,7 +612,13 @@ class Control:
         return json.dumps(source)
 
     async def _source(self, inode: Inode) -> dict[str, object] | None:
-        """Return the object that a file was made of, and in what both differ; None: not one."""
+        """Return the object that a file was made of, and in what both differ; None: not one.
+
+        A directory that a source was adopted into tells the source.
+        """
+        if stat.S_ISDIR(inode.mode):
+            sources = await self._engine.list_sources()
+            return self._source_below(next((s for s in sources if s.root == inode.ino), None))
         foreign = await self._engine.get_object(inode.ino)
         if foreign is None:
             return None
@@ -629,7 +637,26 @@ class Control:
         if foreign.conflict:
             told["conflict"] = foreign.conflict.value
             told["reason"] = _CONFLICTS[foreign.conflict]
-        return told
+        return told | self._listing_of(foreign.source)
+
+    def _source_below(self, source: Source | None) -> dict[str, object] | None:
+        if source is None:
+            return None
+        told: dict[str, object] = {
+            "url": source.url,
+            "watch_s": source.watch_s,
+            "deleted": source.deleted.value,
+            "listed_ns": source.listed_ns,
+        }
+        if source.problem:
+            told["reason"] = source.problem
+        return told | self._listing_of(source.source)
+
+    def _listing_of(self, source: SourceId) -> dict[str, object]:
+        """Return why a source that is watched is not listed although it is time, if so."""
+        opened = self._move_parts.sources
+        waits = None if opened is None else opened.waiting.get(source)
+        return {} if waits is None else {"waits": waits}
 
     async def _forms(self, inode: Inode) -> list[Form]:
         return await self._engine.list_all_forms(inode)

@@ -27,6 +27,7 @@ from memfs.filesystem.tree_changes import FIRST_GENERATION, Name
 from memfs.keyed_lock import KeyedLock
 from memfs.metadata.foreign import AdoptedFile, Conflict, ForeignDirectory, ForeignObject
 from memfs.metadata.records import AttributeChanges, InodeFlags, NewInode
+from memfs.metrics.traffic import Level
 from memfs.moves.attempt import sources_of
 from memfs.stores.source import SourceObject
 from memfs.types import (
@@ -200,6 +201,16 @@ class ForeignChanges(SmallFiles):
         except (ObjectChangedError, ObjectMissingError) as error:
             await self._look_for_names(ino, error)
             raise
+
+    async def _level_of(self, inode: Inode) -> Level:
+        """Return where a regular file is read from now: what lies on this machine is cold."""
+        level, sources = await super()._level_of(inode), self._move_parts.sources
+        if level is not Level.GLACIER or sources is None:
+            return level
+        known = await self._engine.get_object(inode.ino)
+        if known is None or known.generation != inode.generation:
+            return level
+        return Level.COLD if await sources.is_here(known.source) else level
 
     async def _open_reference(self, inode: Inode) -> LocalFile | None:
         """Open the file of this machine that an inode refers to, if the kernel is to read it.

@@ -26,6 +26,7 @@ from memfs.errors import (
     InvalidValueError,
     NotADirectoryInodeError,
     NotFoundError,
+    QuotaSpentError,
     StaleInodeError,
     UsageError,
 )
@@ -41,6 +42,8 @@ from memfs.metadata.foreign import ForeignDirectory, WhenGone
 from memfs.moves.attempt import sources_of
 from memfs.moves.hydrating import hydrate
 from memfs.moves.outcome import MoveOutcome
+from memfs.placement.quotas import ListingQuota
+from memfs.stores.source import PAGE_COUNT
 from memfs.types import InodeNo, SourceId
 from memfs.urls import PLAIN_OPTIONS, url_without_secrets
 
@@ -55,6 +58,7 @@ if TYPE_CHECKING:
     from memfs.metadata.foreign import Source
     from memfs.metadata.records import Inode
     from memfs.moves.attempt import MoveParts
+    from memfs.placement.quotas import Quotas
 
 log = logging.getLogger(__name__)
 
@@ -103,14 +107,23 @@ class AdoptMethods:
     Args:
         changes: Makes the changes of the tree.
         parts: Engine and sources.
+        quotas: Have room for listings that nobody waits for, or not.
         slice_s: How long one call works.
     """
 
     def __init__(
-        self, changes: DemandListing, parts: MoveParts, *, slice_s: float = SLICE_S
+        self,
+        changes: DemandListing,
+        parts: MoveParts,
+        quotas: Quotas,
+        *,
+        slice_s: float = SLICE_S,
     ) -> None:
         self._changes = changes
         self._parts = parts
+        self._quotas = quotas
+        self._put_off_ns: dict[SourceId, int] = {}
+        """When sources are due again that a quota holds back."""
         self._engine = parts.engine
         self._works = SlicedWork[RefreshTally](slice_s)
         self._busy: set[SourceId] = set()
@@ -134,21 +147,62 @@ class AdoptMethods:
             await self.step(time.time_ns())
 
     async def step(self, now_ns: int) -> None:
-        """List the sources again that are due."""
+        """List the sources again that are due, and that the quotas have room for."""
         for source in await self._engine.list_sources():
             due_ns = source.listed_ns + source.watch_s * 1_000_000_000
+            due_ns = max(due_ns, self._put_off_ns.get(source.source, 0))
             if not source.watch_s or now_ns < due_ns or source.source in self._busy:
                 continue
             try:
-                looked_only = await self._is_lazy(source)
-                listing = self._list(source, RefreshTally(), looked_only=looked_only)
-                async with aclosing(listing) as steps:
-                    async for _ in steps:
-                        await trio.lowlevel.checkpoint()
+                await self._list_watched(source)
+                self._put_off_ns.pop(source.source, None)
+            except QuotaSpentError as error:
+                self._wait_for_quota(source, now_ns, error)
             except Exception as error:
                 reason = as_failure(error, f"{source.url}, which is listed again")
                 log.warning("%s: cannot be listed: %s", source.url, reason)
                 await self._put_off(source, now_ns)
+
+    async def _list_watched(self, source: Source) -> None:
+        looked_only = await self._is_lazy(source)
+        quota: ListingQuota | None = None
+        if not source.url.startswith("file:"):
+            count = await self._request_count(source, looked_only=looked_only)
+            quota = ListingQuota(self._quotas, count)
+        sources_of(self._parts).waiting.pop(source.source, None)
+        listing = self._list(source, RefreshTally(), looked_only=looked_only, quota=quota)
+        try:
+            async with aclosing(listing) as steps:
+                async for _ in steps:
+                    await trio.lowlevel.checkpoint()
+        finally:
+            if quota is not None:
+                quota.close()
+
+    async def _request_count(self, source: Source, *, looked_only: bool) -> int:
+        """Return the requests that a listing takes by what is known: a page each, and a last one.
+
+        Objects that are new, and looks at them, come on top.
+        """
+        page_count = await self._engine.count_objects(source.source) // PAGE_COUNT + 1
+        if not looked_only:
+            return page_count + 1
+        # A directory that somebody has looked into takes a request at least, as the root does.
+        after = b""
+        while rows := await self._engine.list_directories(source.source, after, PAGE_COUNT):
+            page_count += sum(bool(row.listed_ns) for row in rows)
+            after = rows[-1].prefix
+        return page_count + 1
+
+    def _wait_for_quota(self, source: Source, now_ns: int, error: QuotaSpentError) -> None:
+        """Have a source wait for its requests; not for ever: the quota may be raised."""
+        policy = self._parts.config.policy
+        pause_s = min(max(error.wait_s, policy.retry_s_min), policy.retry_s_max)
+        self._put_off_ns[source.source] = now_ns + int(pause_s * 1e9)
+        waiting = sources_of(self._parts).waiting
+        if waiting.get(source.source) != str(error):
+            waiting[source.source] = str(error)
+            log.info("%s is not listed again yet: %s", source.url, error)
 
     async def _put_off(self, source: Source, now_ns: int) -> None:
         """Have a source that fails wait for its next turn, as one that did not."""
@@ -471,6 +525,7 @@ class AdoptMethods:
         *,
         confirmed: bool = False,
         looked_only: bool = False,
+        quota: ListingQuota | None = None,
     ) -> AsyncGenerator[None, None]:
         async with self._alone(source):
             like = await self._changes.likeness_of(source)
@@ -482,6 +537,7 @@ class AdoptMethods:
                 tally,
                 confirmed=confirmed,
                 looked_only=looked_only,
+                quota=quota,
             )
             async with aclosing(refresh.run()) as steps:
                 async for _ in steps:
@@ -502,6 +558,7 @@ class AdoptMethods:
             "object_count": await self._engine.count_objects(source.source),
             "unlisted_count": await self._engine.count_unlisted(source.source),
             "problem": source.problem,
+            "waits": sources_of(self._parts).waiting.get(source.source, ""),
         }
 
 

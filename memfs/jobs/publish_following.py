@@ -164,24 +164,25 @@ class Following:
         for root in roots:
             if not root.target:
                 continue
-            place = await self._places.at(root.url)
-            async for inode, key in self._walk(root):
-                known = await engine.get_published(place.url_of(key))
-                if known is not None and not _is_due(known, inode):
-                    continue
-                if len(self._due) >= DUE_COUNT_MAX:
-                    self._is_cut = True
-                    break
-                self._due.setdefault(inode.ino, _Due(now_s))
-            async for known in published_below(self._parts, place.target):
-                if known.ino:
-                    await self._remove_if_gone(place, known, roots)
+            async with self._places.at(root.url) as place:
+                async for inode, key in self._walk(root):
+                    known = await engine.get_published(place.url_of(key))
+                    if known is not None and not _is_due(known, inode):
+                        continue
+                    if len(self._due) >= DUE_COUNT_MAX:
+                        self._is_cut = True
+                        break
+                    self._due.setdefault(inode.ino, _Due(now_s))
+                async for known in published_below(self._parts, place.target):
+                    if known.ino:
+                        await self._remove_if_gone(place, known, roots)
 
     async def _end_uploads(self) -> None:
         """End what was being sent when a daemon ended, wherever that was."""
         for target in {each.target for each in await list_uploads(self._parts.engine)}:
             try:
-                await (await self._places.at(target)).end_uploads()
+                async with self._places.at(target) as place:
+                    await place.end_uploads()
             except MemfsError as error:
                 log.info("%s: an unfinished upload is not removed yet: %s", target, error)
 
@@ -263,17 +264,17 @@ class Following:
             key = _key_below(root, path)
             if root.url != url or not root.target or key is None:
                 continue
-            place = await self._places.at(root.url)
-            known = await engine.get_published(place.url_of(key))
+            known = await engine.get_published(f"{root.target}/{key}")
             if known is not None and not _is_due(known, inode):
                 continue
             if wait_s := self._quiet_s(inode):
                 return wait_s
             unconditional = self._parts.config.publish.unconditional
             with self._quotas.reserved(cost_of_upload(inode.size, copied=False)):
-                result, problem = await place.publish(ino, key, unconditional=unconditional)
+                async with self._places.at(root.url) as place:
+                    result, problem = await place.publish(ino, key, unconditional=unconditional)
             if problem:
-                log.info("%s is not published: %s", place.url_of(key), problem)
+                log.info("%s/%s is not published: %s", root.target, key, problem)
             elif result.outcome in (MoveOutcome.BUSY, MoveOutcome.SUPERSEDED):
                 return RETRY_S_MIN
         return 0.0
@@ -289,11 +290,10 @@ class Following:
         """Remove objects by names that a file has lost, where that is wanted."""
         for known in await self._parts.engine.list_published_of(ino):
             try:
-                place = await self._places.at(known.target)
+                async with self._places.at(known.target) as place:
+                    await self._remove_if_gone(place, known, roots)
             except InvalidValueError as error:
                 log.info("%s: %s", known.url, error)
-                continue
-            await self._remove_if_gone(place, known, roots)
 
     async def _remove_if_gone(
         self, place: Publication, known: PublishedObject, roots: list[Root]

@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import stat
+from collections import OrderedDict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import trio
 
-from memfs.bounded import BoundedDict
 from memfs.errors import (
     InvalidValueError,
     MemfsError,
@@ -25,6 +26,7 @@ from memfs.errors import (
     UsageError,
 )
 from memfs.jobs.file_work import FAILED, run_work, seal_regular
+from memfs.keyed_lock import KeyedLock
 from memfs.moves.outcome import MoveOutcome
 from memfs.moves.publish_marks import list_roots, target_of
 from memfs.moves.publishing import Publication, published_below
@@ -39,7 +41,7 @@ from memfs.stores.remote import open_public_store, with_credentials
 from memfs.types import InodeNo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from memfs.config import Config
     from memfs.control.methods.trees import PublishedReport, RemovedReport, WorkReport
@@ -56,7 +58,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PLACES_MAX = 16
-"""Places that are kept open."""
+"""Places that are kept open although nobody uses them."""
+
+
+@dataclass(slots=True)
+class _Place:
+    publication: Publication
+    user_count: int = 0
 
 
 class Places:
@@ -79,39 +87,65 @@ class Places:
         self._parts = parts
         self._environment = environment
         self._open_place = open_place
-        self._opened: BoundedDict[str, Publication] = BoundedDict(PLACES_MAX)
+        self._opened: OrderedDict[str, _Place] = OrderedDict()
+        """By target, the one used last at the end."""
+        self._opening: KeyedLock[str] = KeyedLock()
 
-    async def at(self, url: str) -> Publication:
-        """Return what publishes below a URL.
+    @contextlib.asynccontextmanager
+    async def at(self, url: str) -> AsyncIterator[Publication]:
+        """Have what publishes below a URL, open for the block.
 
         Raises:
             InvalidValueError, NotSupportedError: Nothing can be published there.
         """
         target = target_of(url)
-        found = self._opened.get(target)
-        if found is None:
-            config = self._parts.config
-            options, timeout_s = self._options(target)
-            try:
-                store = await trio.to_thread.run_sync(self._open_place, target, options, timeout_s)
-            except UsageError as error:
-                raise InvalidValueError(str(error)) from None
-            found = Publication(self._parts, store, target, self._read_form)
-            self._opened[target] = found
-            log.info("publishing to %s, with the options of %s", target, _named(target, config))
-        return found
+        async with self._opening.hold(target):
+            found = self._opened.get(target)
+            if found is None:
+                found = self._opened[target] = _Place(await self._open(target))
+            found.user_count += 1
+            self._opened.move_to_end(target)
+        try:
+            yield found.publication
+        finally:
+            found.user_count -= 1
+            # Those that are in use stay, whatever their number: each knows what it is sending.
+            with trio.CancelScope(shield=True):
+                await self._close_some()
 
     async def fetch(self, known: PublishedObject, fd: int, advance: Callable[[int], None]) -> None:
         """Write the bytes of an object into a file; as `Publication.fetch`."""
-        await (await self.at(known.target)).fetch(known, fd, advance)
+        async with self.at(known.target) as place:
+            await place.fetch(known, fd, advance)
 
     async def aclose(self) -> None:
         """Release connections, once uploads that were given up have removed what they left."""
-        for place in self._opened.values():
-            try:
-                await place.aclose()
-            except MemfsError as error:
-                log.info("%s: %s", place.target, error)
+        for target in [*self._opened]:
+            await self._close(self._opened.pop(target).publication)
+
+    async def _open(self, target: str) -> Publication:
+        config = self._parts.config
+        options, timeout_s = self._options(target)
+        try:
+            store = await trio.to_thread.run_sync(self._open_place, target, options, timeout_s)
+        except UsageError as error:
+            raise InvalidValueError(str(error)) from None
+        log.info("publishing to %s, with the options of %s", target, _named(target, config))
+        return Publication(self._parts, store, target, self._read_form)
+
+    async def _close_some(self) -> None:
+        """Close the places that were used longest ago, where there are too many."""
+        idle = [target for target, place in self._opened.items() if not place.user_count]
+        # Taken out before the first one is closed: that takes a while.
+        leaving = [self._opened.pop(target) for target in idle[: -PLACES_MAX or None]]
+        for place in leaving:
+            await self._close(place.publication)
+
+    async def _close(self, place: Publication) -> None:
+        try:
+            await place.aclose()
+        except MemfsError as error:
+            log.info("%s: %s", place.target, error)
 
     def _options(self, target: str) -> tuple[Mapping[str, object], float]:
         """Return those of the configured store in the same bucket, if there is one."""
@@ -233,11 +267,11 @@ class PublishMethods:
             unconditional: Also where the place knows no conditions; so it is if the configuration
                 says so.
         """
-        place = await self._places.at(url)
         directory = await self._parts.engine.get_inode(InodeNo(root))
         allowed = unconditional or self._parts.config.publish.unconditional
-        work = PublishWork(self._parts, self._quotas, place, directory, unconditional=allowed)
-        return await run_work(inos, work)
+        async with self._places.at(url) as place:
+            work = PublishWork(self._parts, self._quotas, place, directory, unconditional=allowed)
+            return await run_work(inos, work)
 
     async def publish_part(self, url: str, key: str, path: str, unconditional: bool = False) -> str:
         """Publish a part of a manifest; returns why it is not, if it is not.
@@ -248,12 +282,12 @@ class PublishMethods:
             path: A local file; empty: the part is removed instead.
             unconditional: As of `publish`.
         """
-        place = await self._places.at(url)
-        if path:
-            allowed = unconditional or self._parts.config.publish.unconditional
-            return (await place.publish_part(key, Path(path), unconditional=allowed)).problem
-        known = await self._parts.engine.get_published(place.url_of(key))
-        return "" if known is None else await place.remove(known)
+        allowed = unconditional or self._parts.config.publish.unconditional
+        async with self._places.at(url) as place:
+            if path:
+                return (await place.publish_part(key, Path(path), unconditional=allowed)).problem
+            known = await self._parts.engine.get_published(place.url_of(key))
+            return "" if known is None else await place.remove(known)
 
     async def publish_removed(self, root: int, url: str, deleted: str = "") -> RemovedReport:
         """Remove objects whose files are gone, if that is wanted.
@@ -267,13 +301,14 @@ class PublishMethods:
         Returns:
             `removed_count`, `left_count` of those that stay, and `problems` of the first ones.
         """
-        place = await self._places.at(url)
         directory = await self._parts.engine.get_inode(InodeNo(root))
-        roots = [directory, *await roots_of(self._parts.engine, place.target)]
-        removes = (
-            parse_deleted(deleted) if deleted else await removes_deleted(self._parts, directory.ino)
-        )
-        return await self._remove_gone(place, roots, removes=removes)
+        async with self._places.at(url) as place:
+            roots = [directory, *await roots_of(self._parts.engine, place.target)]
+            if deleted:
+                removes = parse_deleted(deleted)
+            else:
+                removes = await removes_deleted(self._parts, directory.ino)
+            return await self._remove_gone(place, roots, removes=removes)
 
     async def published(self, url: str, after: str = "", limit: int = 1000) -> PublishedReport:
         """Return what was published below a URL, in order of key.

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from memfs.filesystem.demand_listing import DemandListing
     from memfs.metadata.foreign import ForeignDirectory, ForeignObject, Source
     from memfs.moves.attempt import MoveParts
+    from memfs.placement.quotas import ListingQuota
     from memfs.stores.source import SourceObject
 
 OBJECTS_A_CHANGE = 250
@@ -139,6 +140,7 @@ class Refresh:
         confirmed: Files may be removed however many they are.
         looked_only: Only directories are listed that somebody has looked into; else all of the
             source is, and nothing of it waits for that any more.
+        quota: Has room for its requests; None: it is not held back, since somebody waits for it.
     """
 
     def __init__(
@@ -151,6 +153,7 @@ class Refresh:
         *,
         confirmed: bool = False,
         looked_only: bool = False,
+        quota: ListingQuota | None = None,
     ) -> None:
         self._changes = changes
         self._parts = parts
@@ -160,6 +163,7 @@ class Refresh:
         self._tally = tally
         self._confirmed = confirmed
         self._looked_only = looked_only
+        self._quota = quota
         self._directories: dict[tuple[bytes, ...], InodeNo] = {}
         self._missing: list[ForeignObject] = []
         self._returned: list[bytes] = []
@@ -172,6 +176,7 @@ class Refresh:
 
         Raises:
             StoreError: The source does not answer, or has refused; nothing was removed.
+            QuotaSpentError: It takes more requests than there is room for; likewise.
             NotFoundError: The source, or its root, was removed meanwhile.
         """
         self._tally.source = self._source.source
@@ -215,6 +220,7 @@ class Refresh:
         changed = now._replace(problem=problem)
         if has_ended:
             changed = changed._replace(listed_ns=time.time_ns())
+            sources_of(self._parts).waiting.pop(now.source, None)
         async with self._engine.change():
             await self._engine.put_source(changed)
 
@@ -224,11 +230,16 @@ class Refresh:
                 return each
         raise NotFoundError(f"the source {self._source.url} was removed")
 
+    def _take_requests(self, count: int) -> None:
+        if self._quota is not None:
+            self._quota.take(count)
+
     # --- the merge -------------------------------------------------------------------------------
     async def _merge(self) -> AsyncGenerator[None, None]:
         assert self._parts.sources is not None
         store = await self._parts.sources.store_of(self._source.source)
         after = b""
+        self._take_requests(1)
         async with aclosing(store.list_pages()) as pages:
             async for page in pages:
                 until = page[-1].order
@@ -238,6 +249,7 @@ class Refresh:
                 self._parts.faults.reach("adopt.page")
                 after = until
                 yield
+                self._take_requests(1)
         # Behind the last key that is listed.
         async for each in self._rows(after, None):
             self._note_missing(each)
@@ -270,6 +282,7 @@ class Refresh:
         # Names are looked up in each directory by themselves.
         self._directories.clear()
         after, listed_ns = directory.prefix, time.time_ns()
+        self._take_requests(1)
         pages = store.list_pages(os.fsdecode(directory.prefix), shallow=True)
         async with aclosing(pages):
             async for page in pages:
@@ -284,6 +297,7 @@ class Refresh:
                 self._parts.faults.reach("adopt.page")
                 after = until
                 yield
+                self._take_requests(1)
         async for each in changes.rows_in(directory, after, None):
             self._note_missing(each)
         async for key in changes.gone_in(directory, after, None):
@@ -358,6 +372,7 @@ class Refresh:
         source = self._source
         if self._like.takes_metadata:
             store = await sources_of(self._parts).store_of(source.source)
+            self._take_requests(len(page))
             page = await store.look_at_all(page)
         root, at_root = source.root, source.root == ROOT_INODE
         objects: list[NewObject] = []

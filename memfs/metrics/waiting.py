@@ -14,7 +14,8 @@ _WORDS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("open", r"has the file open or mapped"),
         ("use", r"^it was used; its local copy goes"),
         ("shared", r"^a clone of the file shares"),
-        ("archived", r"\barchived?\b|\brestored?\b"),
+        # A store, or a bucket, may have that name.
+        ("archived", r"(?<!\bstore )(?<![/'])\barchived?\b(?![/'])|\brestored?\b"),
         ("ram", r"\bRAM tier\b|^pool .* is full"),
         ("disk", r"\bdisk\b.*\bfull\b|\bno room\b|\bNo space left\b"),
         ("key", r"\bencrypt|\bkeys? \b"),

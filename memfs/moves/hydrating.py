@@ -38,9 +38,11 @@ from memfs.stores.digesting import digest_file
 from memfs.stores.disk import disk_errors
 from memfs.stores.reading import PackedFile
 from memfs.traces.access_log import Operation
-from memfs.types import FormKind, Tier
+from memfs.types import FormKind, SourceId, Tier
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from memfs.metadata.records import Blob, Form, Inode
     from memfs.moves.attempt import MoveParts
     from memfs.moves.progress import MoveProgress
@@ -95,11 +97,20 @@ async def _lead(parts: MoveParts, inode: Inode) -> Inode:
         parts.hydrated[inode.ino] = None
     forms = await parts.engine.list_all_forms(inode)
     packed = any(form.kind == FormKind.PACKED for form in forms)
-    parts.traffic.note_move(Level.PACKED if packed else Level.GLACIER, Level.COLD, inode.size)
+    is_here = not packed and await _is_here(parts, forms)
+    if not is_here:
+        parts.traffic.note_move(Level.PACKED if packed else Level.GLACIER, Level.COLD, inode.size)
     if (access_log := parts.access_log).active:
-        tier = Tier.COLD if packed else Tier.GLACIER
+        tier = Tier.COLD if packed or is_here else Tier.GLACIER
         access_log.note(Operation.HYDRATE, inode.ino, inode.size, tier)
     return hydrated
+
+
+async def _is_here(parts: MoveParts, forms: Sequence[Form]) -> bool:
+    """Return whether a file was made of one that lies on this machine."""
+    if parts.sources is None or not forms or not forms[-1].is_foreign:
+        return False
+    return await parts.sources.is_here(SourceId(int(forms[-1].place.store)))
 
 
 async def _hydrate(parts: MoveParts, inode: Inode) -> Inode:

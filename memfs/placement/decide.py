@@ -6,13 +6,15 @@ that no file is left out that nobody would look at again.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from memfs.content.residency import LockOutcome, LockRequest
 from memfs.errors import StaleInodeError
 from memfs.hot.board import Want
-from memfs.metadata.records import Decision
+from memfs.metadata.records import Decision, PendingMove
+from memfs.placement.queues import WAITING_COUNT_MAX
 from memfs.policy import rules
 from memfs.policy.view import Goal, TierView
 from memfs.types import Tier
@@ -34,7 +36,7 @@ class Shown:
     pools: Mapping[str, PoolView] = field(default_factory=dict)
     """Pools of the RAM tier that are to be seen otherwise than they are now."""
     moved: frozenset[InodeNo] = frozenset()
-    """Those that are to be moved, once that is decided."""
+    """Those that are to be moved, once that is decided; some of them wait for their queue."""
 
     @property
     def candidates(self) -> list[Candidate]:
@@ -59,16 +61,39 @@ async def _decide_slice(
     by_ino = {file.inode.ino: file for file in files}
     _tell_hot_tier(context, candidates)
     admitted = []
+    passed_over = []
     for move in moves:
         file = by_ino[move.ino]
         if move.goal == Goal.WARM and file.candidate.fresh and file.candidate.pin is None:
             admitted.append((move, file))
             continue
+        if context.queues.passes_over(move, file.store):
+            passed_over.append((move, file))
+            continue
         context.queues.put(move, file.store)
         if move.rule == rules.WATERMARK and move.goal <= Goal.PACKED:
             usage.note_leaving(move.bytes)
     await _admit(context, admitted)
+    await _put_off(context, passed_over)
     return frozenset(move.ino for move in moves)
+
+
+async def _put_off(context: Context, passed_over: Sequence[tuple[Move, Observed]]) -> None:
+    """Have files wait that their store's queue has no room for, beside files of other stores."""
+    if not passed_over:
+        return
+    now_ns = context.clock()
+    retry_ns = now_ns + int(context.config.policy.retry_s_min * 1e9)
+    async with context.engine.change():
+        for move, file in passed_over:
+            named = f"the store {file.store}" if file.store else "the object store"
+            reason = (
+                f"{WAITING_COUNT_MAX} moves of files of {named} wait already: it is slower than "
+                "files come, or does not answer"
+            )
+            pending = PendingMove(move.ino, move.goal.tier, reason, 0, retry_ns, now_ns)
+            with contextlib.suppress(StaleInodeError):
+                await context.engine.set_pending(pending)
 
 
 def _view(

@@ -2,14 +2,18 @@
 
 Invariant: a file is in one queue at most, waiting or under way, and the queues are bounded. The one
 of the highest priority is the next of those that wait. A move that waits for the others of its
-batch is no task meanwhile.
+batch is no task meanwhile. A store whose queues are full holds up files of other stores for
+`FULL_S` at most.
 """
 
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass, field
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
+
+import trio
 
 from memfs.policy.view import Goal
 from memfs.signals import Signal
@@ -26,6 +30,10 @@ WAITING_COUNT_MAX = 1024
 
 GATHERED_COUNT_MAX = 8192
 """Small files in batches that are gathered or written: two full ones, each 350 bytes."""
+
+FULL_S = 2.0
+"""So long the mover waits for a queue that is full, before it looks for files of other stores: one
+whose store is well has room by then. Guess."""
 
 
 class MakeMove(Protocol):
@@ -48,6 +56,11 @@ class MoveQueue:
         """A heap: negative priority, number of the move, file."""
         self._put_count = 0
         self._put = Signal()
+
+    @property
+    def has_room(self) -> bool:
+        """True if it takes more."""
+        return len(self.waiting) < WAITING_COUNT_MAX and len(self.gathered) < GATHERED_COUNT_MAX
 
     def put(self, move: Move) -> None:
         """Add a move; no other move of its file waits."""
@@ -92,14 +105,37 @@ class MoveQueue:
                 await self._put.wait(seen)
 
 
-class Lane(NamedTuple):
+@dataclass(slots=True)
+class Lane:
     """The queues of the files of one store.
 
     They are apart, so that a file that a program wants never waits behind a slow upload.
     """
 
-    promotions: MoveQueue
-    demotions: MoveQueue
+    promotions: MoveQueue = field(default_factory=MoveQueue)
+    demotions: MoveQueue = field(default_factory=MoveQueue)
+    full_since_s: float | None = None
+    """When it was first seen that one of them was full, by trio's clock; None: they have room."""
+
+    def queue_of(self, move: Move) -> MoveQueue:
+        """Return the queue of a move."""
+        return self.promotions if move.goal >= Goal.LOCAL else self.demotions
+
+    @property
+    def has_room(self) -> bool:
+        """True if both queues take more."""
+        return self.promotions.has_room and self.demotions.has_room
+
+    @property
+    def is_passed_over(self) -> bool:
+        """True if it has been full for so long that other lanes do not wait for it any more."""
+        if self.has_room:
+            self.full_since_s = None
+            return False
+        now_s = trio.current_time()
+        if self.full_since_s is None:
+            self.full_since_s = now_s
+        return now_s - self.full_since_s >= FULL_S
 
 
 class MoveQueues:
@@ -110,12 +146,14 @@ class MoveQueues:
     """
 
     def __init__(self, stores: Iterable[str] = ()) -> None:
-        self.lanes = {name: Lane(MoveQueue(), MoveQueue()) for name in ("", *stores)}
+        self.lanes = {name: Lane() for name in ("", *stores)}
         """By the name of the store."""
 
     @property
     def _all(self) -> list[MoveQueue]:
-        return [queue for lane in self.lanes.values() for queue in lane]
+        return [
+            queue for lane in self.lanes.values() for queue in (lane.promotions, lane.demotions)
+        ]
 
     @property
     def _demotions(self) -> list[MoveQueue]:
@@ -152,11 +190,23 @@ class MoveQueues:
 
     @property
     def has_room(self) -> bool:
-        """True if all queues take more, and the batches do."""
-        return all(
-            len(queue.waiting) < WAITING_COUNT_MAX and len(queue.gathered) < GATHERED_COUNT_MAX
-            for queue in self._all
-        )
+        """True if a queue takes more, and there is no full one that is still waited for."""
+        full = [lane for lane in self.lanes.values() if not lane.has_room]
+        return len(full) < len(self.lanes) and all(lane.is_passed_over for lane in full)
+
+    def has_room_for(self, store: str) -> bool:
+        """Return whether the queues of a store take more."""
+        return self._lane(store).has_room
+
+    def passes_over(self, move: Move, store: str) -> bool:
+        """Return whether a move is not to be put: its queue is full, and nobody waits for it."""
+        lane = self._lane(store)
+        if len(self.lanes) == 1 or lane.queue_of(move).has_room:
+            return False
+        return lane.is_passed_over
+
+    def _lane(self, store: str) -> Lane:
+        return self.lanes.get(store) or self.lanes[""]
 
     @property
     def queued_count(self) -> int:
@@ -187,9 +237,7 @@ class MoveQueues:
                 files are refused by the default one's workers.
         """
         if move.ino not in self:
-            lane = self.lanes.get(store) or self.lanes[""]
-            promotes = move.goal >= Goal.LOCAL
-            (lane.promotions if promotes else lane.demotions).put(move)
+            self._lane(store).queue_of(move).put(move)
 
     def end(self, ino: InodeNo) -> None:
         """A move is done that waited for the others of its batch."""

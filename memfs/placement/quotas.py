@@ -256,6 +256,42 @@ class BatchQuota:
             self._quotas.spend(Spent.DISK_WRITES, written_bytes)
 
 
+class ListingQuota:
+    """Room for the requests of one listing, given back as they are made.
+
+    Args:
+        request_count: Requests that it will take, by what is known.
+
+    Raises:
+        QuotaSpentError: There is no room for them.
+    """
+
+    def __init__(self, quotas: Quotas, request_count: int) -> None:
+        quotas.reserve({Spent.REQUESTS: request_count})
+        self._quotas = quotas
+        self._left_count = request_count
+        self._coming_count = 0
+        """Kept for requests that are being made."""
+
+    def take(self, request_count: int) -> None:
+        """Say that some requests come now, and that those told before are made, and counted.
+
+        Raises:
+            QuotaSpentError: They are more than was known, and there is no room for them.
+        """
+        self._quotas.release({Spent.REQUESTS: self._coming_count})
+        self._coming_count = min(request_count, self._left_count)
+        self._left_count -= self._coming_count
+        if self._coming_count < request_count:
+            self._quotas.reserve({Spent.REQUESTS: request_count - self._coming_count})
+            self._coming_count = request_count
+
+    def close(self) -> None:
+        """Give back what is kept; idempotent."""
+        self._quotas.release({Spent.REQUESTS: self._coming_count + self._left_count})
+        self._coming_count = self._left_count = 0
+
+
 # --- costs --------------------------------------------------------------------------------------
 def stored_bytes_max(size: int) -> int:
     """Return the largest container of `size` bytes of content."""

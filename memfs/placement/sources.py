@@ -218,7 +218,7 @@ class Sources:
         return file
 
     def _put_read(self, ino: InodeNo, detail: str, store: str) -> None:
-        if self._context.queues.has_room:
+        if self._context.queues.has_room_for(store):
             self._context.queues.put(Move(ino, Goal.LOCAL, rules.READ, detail, 0), store)
 
     # --- what waits for its time -----------------------------------------------------------------
@@ -241,12 +241,10 @@ class Sources:
                 yield shown
                 if shown.moved:
                     continue
-            if ino in placer.restoring and context.queues.has_room:
-                self._put_read(
-                    ino,
-                    "a program wanted it while it was archived, and it was restored since",
-                    "" if file is None else file.store,
-                )
+            store = "" if file is None else file.store
+            if ino in placer.restoring and context.queues.has_room_for(store):
+                detail = "a program wanted it while it was archived, and it was restored since"
+                self._put_read(ino, detail, store)
                 continue
             if file is not None and not file.candidate.raw:
                 # Its readers may ask again, and each failure makes the pause longer.

@@ -7,12 +7,16 @@ that was not follows its object at the next listing; an open file has bytes of o
 from __future__ import annotations
 
 import errno
+import json
 import os
+import random
 import shutil
 import signal
 import stat
 import tempfile
+import time
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,18 +28,26 @@ from hypothesis import HealthCheck, example, given, settings
 from memfs.content.opening import OpenMode
 from memfs.content.sources import Sources
 from memfs.errors import MemfsError, ObjectChangedError, ObjectMissingError, StoreError
+from memfs.filesystem.control import Control
 from memfs.fsck.check import check
 from memfs.jobs.adopting import AdoptMethods
 from memfs.jobs.refreshing import OBJECTS_A_CHANGE
 from memfs.jobs.scrubbing import Scrubbed, ScrubOutcome, scrub_file
+from memfs.metrics.traffic import Level
 from memfs.moves.dropping import drop_raw
 from memfs.moves.faults import ADOPT_POINTS, TAKE_POINTS
 from memfs.moves.hydrating import hydrate
+from memfs.placement.quotas import Quotas
+from memfs.stores.health import StoreHealth
+from memfs.stores.metered_source import MeteredSource
 from memfs.stores.remote import open_source
+from memfs.stores.retry import RepeatedCalls, RetryPolicy
+from memfs.stores.source import SourceStore
 from memfs.types import ROOT_INODE, InodeNo
 from tests.processes import outlived
-from tests.property.world import ROOMY, Refusal, World
+from tests.property.world import ROOMY, Program, Refusal, World
 from tests.unit.fakes.bucket import URL, Bucket
+from tests.unit.test_mover_quotas import HandClock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -84,6 +96,11 @@ def a_world(bucket: Bucket) -> Iterator[World]:
         shutil.rmtree(root)
 
 
+def adopting(world: World, quotas: Quotas | None = None, slice_s: float = 1.0) -> AdoptMethods:
+    quotas = quotas or Quotas(ROOMY.quotas, world.engine)
+    return AdoptMethods(world.filesystem, world.move_parts, quotas, slice_s=slice_s)
+
+
 def adopt(world: World, deleted: str = "remove") -> AdoptReport:
     return _work(world, "adopt", url=URL, path="set", deleted=deleted)
 
@@ -94,7 +111,7 @@ def refresh(world: World, *, confirm: bool = True) -> AdoptReport:
 
 def _work(world: World, method: str, **parameters: object) -> AdoptReport:
     async def go_on() -> AdoptReport:
-        methods = AdoptMethods(world.filesystem, world.move_parts, slice_s=0.0)
+        methods = adopting(world, slice_s=0.0)
         while True:
             report: AdoptReport = await getattr(methods, method)(work="work", **parameters)
             if report["ended"]:
@@ -548,6 +565,99 @@ async def _check(world: World, bucket: Bucket) -> list[tuple[str, str]]:
     return [(each.subject, each.fault) for each in report.problems]
 
 
+class Metered(Bucket):
+    """A bucket whose requests are counted against quotas."""
+
+    quotas: Quotas
+
+    def open(self) -> SourceStore:
+        policy = RetryPolicy(deadline_s=3600.0)
+        calls = RepeatedCalls(URL, policy, random.Random(1), StoreHealth())
+        return SourceStore(MeteredSource(self, self.quotas), calls)
+
+
+class Watched(NamedTuple):
+    """A bucket that is watched, and may be asked so often in a day."""
+
+    world: World
+    quotas: Quotas
+    methods: AdoptMethods
+    clock: HandClock
+
+    def step(self, days: float) -> None:
+        """Look what is due after so long."""
+        self.world.run(self.methods.step(int((time.time() + days * 86400) * 1e9)))
+
+    def told(self) -> tuple[str, object]:
+        """Return why it waits, as the list of sources and `why` of a file tell."""
+        [source] = self.world.run(self.methods.sources())
+        ino = look(self.world)["a"][0]
+        why = self.world.run(Control(self.world.parts).get(Program(), ino, b"user.memfs.why"))
+        root = self.world.run(self.world.engine.find(ROOT_INODE, b"set"))
+        assert root is not None
+        above = self.world.run(
+            Control(self.world.parts).get(Program(), root.ino, b"user.memfs.why")
+        )
+        assert json.loads(above)["source"].get("waits") == json.loads(why)["source"].get("waits")
+        return source["waits"], json.loads(why)["source"].get("waits", "")
+
+
+@contextmanager
+def watched(bucket: Metered, requests_per_day: int) -> Iterator[Watched]:
+    with a_world(bucket) as world:
+        config, clock = replace(ROOMY.quotas, requests_per_day=requests_per_day), HandClock()
+        bucket.quotas = Quotas(config, world.engine, clock)
+        methods = adopting(world, bucket.quotas)
+        _work(world, "adopt", url=URL, path="set", deleted="remove", watch_s=10)
+        yield Watched(world, bucket.quotas, methods, clock)
+        assert [use.reserved for use in bucket.quotas.uses()] == [0]
+
+
+def test_a_spent_quota_of_requests_holds_back_a_watch_and_says_so() -> None:
+    """One that somebody has asked for is made; what is held back goes on when there is room."""
+    bucket = Metered(page_count=1000)
+    bucket.put("a", b"1")
+    with watched(bucket, 4) as each:
+        assert len(bucket.listed) == 2
+        bucket.put("new", b"2")
+        each.step(1)
+        assert len(bucket.listed) == 3
+        assert "new" in look(each.world)
+        bucket.put("newer", b"3")
+        each.step(2)
+        each.step(3)
+        assert len(bucket.listed) == 3
+        waits = each.told()[0]
+        assert "quotas.requests_per_day: 3 of 4 used, 2 needed; more at" in waits
+        assert each.told() == (waits, waits)
+        refresh(each.world)
+        assert "newer" in look(each.world)
+        assert each.told() == ("", "")
+        bucket.put("newest", b"4")
+        each.clock.wait(26 * 3600)
+        each.step(4)
+        assert "newest" in look(each.world)
+
+
+def test_a_watch_that_needs_more_requests_than_are_left_removes_nothing() -> None:
+    bucket = Metered(page_count=1)
+    for key in "abcdefghijkl":
+        bucket.put(key, b"1")
+    with watched(bucket, 17) as each:
+        assert len(bucket.listed) == 13
+        del bucket.objects["b"]
+        each.step(1)
+        assert len(bucket.listed) == 17
+        assert "b" in look(each.world)
+        assert "quotas.requests_per_day" in each.told()[0]
+        [source] = each.world.run(each.methods.sources())
+        assert "nothing was removed" in source["problem"]
+        each.clock.wait(26 * 3600)
+        each.step(2)
+        assert "b" not in look(each.world)
+        assert each.told() == ("", "")
+
+
 def test_requests_come_between_two_changes_of_a_listing() -> None:
     """A page of 1000 objects was made in one go, and 100,000 objects held the loop for seconds."""
     bucket = Bucket(page_count=1000)
@@ -569,7 +679,7 @@ def test_requests_come_between_two_changes_of_a_listing() -> None:
                 await trio.lowlevel.checkpoint()
 
         async def work() -> None:
-            methods = AdoptMethods(world.filesystem, world.move_parts, slice_s=3600.0)
+            methods = adopting(world, slice_s=3600.0)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(take_turns)
                 report = await methods.adopt(URL, "set", "work")
@@ -694,12 +804,14 @@ def test_a_file_that_is_referred_to_is_passed_through_and_never_written(tmp_path
     before = _in_directory(data)
     world = _world_of(root)
     _work(world, "adopt", url=f"file://{data}", path="set", take="reference")
+    traffic = world.move_parts.traffic
     for name, content in before.items():
-        ino = look(world)[name][0]
+        ino, opened = look(world)[name][0], traffic.opens()[Level.COLD]
         reader = world.open(ino, os.O_RDONLY)
         assert reader.mode is OpenMode.PASSTHROUGH
         assert os.path.samestat(os.fstat(reader.kernel_fd), os.stat(data / name))
         assert world.read(reader, 0, 1 << 20) == content
+        assert traffic.opens()[Level.COLD].file_count == opened.file_count + 1
         # Fetched meanwhile, it is passed through as before; the kernel would refuse another file.
         world.run(hydrate(world.move_parts, ino))
         second = world.open(ino, os.O_RDONLY)
@@ -718,6 +830,9 @@ def test_a_file_that_is_referred_to_is_passed_through_and_never_written(tmp_path
         for file in (reader, second, writer):
             world.release(file)
         assert world.run(world.read_all(now)) == b"written" + content[7:]
+    # Nothing was read from an object store, nor copied out of one.
+    assert traffic.opens()[Level.GLACIER].file_count == 0
+    assert traffic.moves() == {}
     assert _in_directory(data) == before
     world.remount()
     world.close()

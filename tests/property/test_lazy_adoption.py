@@ -14,10 +14,9 @@ import trio.testing
 
 from memfs.errors import MemfsError, StoreError
 from memfs.filesystem import demand_listing
-from memfs.jobs.adopting import AdoptMethods
 from memfs.moves.faults import LISTING_POINTS
 from memfs.types import ROOT_INODE, InodeNo
-from tests.property.test_adoption import _work, a_world, refresh
+from tests.property.test_adoption import _work, a_world, adopting, refresh
 from tests.unit.fakes.bucket import URL, Bucket
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ def watch(world: World) -> None:
         async with world.engine.change():
             await world.engine.put_source(source._replace(watch_s=10))
         due_ns = max(source.listed_ns, time.time_ns()) + 11 * 10**9
-        await AdoptMethods(world.filesystem, world.move_parts).step(due_ns)
+        await adopting(world).step(due_ns)
 
     world.run(step())
 

@@ -181,6 +181,9 @@ async def test_every_kind_of_move_is_counted_once(tmp_path: Path) -> None:
         ("damage", "inode 7: no form of its content is known; run memfs fsck"),
         ("store", "the store is down"),
         ("store", "bucket does not exist"),
+        ("store", "4 moves of files of the store archive wait already"),
+        ("store", "store s3://b/archive: get archive/7: no answer within 60 s"),
+        ("archived", "store s3://b: get 7: it is archived; have it restored there"),
         ("other", "something that nobody has thought of"),
     ],
 )

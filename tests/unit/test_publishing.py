@@ -8,7 +8,9 @@ import os
 import stat
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import fsspec
 import pytest
@@ -26,6 +28,7 @@ from memfs.errors import (
     ObjectMissingError,
     UsageError,
 )
+from memfs.jobs import publishing
 from memfs.jobs.publish_following import Following
 from memfs.jobs.publishing import Places, PublishMethods
 from memfs.jobs.scrubbing import ScrubOutcome, scrub_file
@@ -41,6 +44,7 @@ from memfs.moves.publishing import TAKEN, Publication
 from memfs.moves.uploading import upload
 from memfs.placement.quotas import Quotas
 from memfs.policy.marks import PUBLISH_DELETED_XATTR, PUBLISH_XATTR
+from memfs.stores.directory_publishing import DirectoryPublicStore
 from memfs.stores.publishing import (
     PublicAttributes,
     content_type_of,
@@ -58,7 +62,6 @@ from tests.waiting import WAIT_S
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-    from pathlib import Path
 
     from memfs.config import Config
     from memfs.stores.publishing import PublicObject
@@ -441,6 +444,52 @@ async def test_a_file_is_left_alone_until_nobody_changes_it(bench: Bench) -> Non
             nursery.cancel_scope.cancel()
 
 
+async def test_places_that_nobody_uses_are_closed_where_there_are_too_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is in use stays the only one of its target: it knows what it is sending."""
+    monkeypatch.setattr(publishing, "PLACES_MAX", 2)
+    opened: list[str] = []
+    closed: list[str] = []
+
+    class Place(DirectoryPublicStore):
+        async def aclose(self) -> None:
+            closed.append(self.url)
+            await super().aclose()
+
+    def open_place(target: str, *_options: object) -> Place:
+        opened.append(target)
+        return Place(Path(urlsplit(target).path), TIMEOUT_S, 2)
+
+    state, urls = State(tmp_path / "state", SMALL_FRAMES), []
+    for number in range(5):
+        (tmp_path / str(number)).mkdir()
+        urls.append(f"file://{tmp_path}/{number}")
+    places = Places(state.parts, {}, open_place)
+    async with places.at(urls[0]) as first:
+        for url in (*urls[1:], urls[1]):
+            async with places.at(url), places.at(url) as same:
+                assert same.target == url
+        async with places.at(urls[0]) as again:
+            assert again is first
+        assert closed == [urls[1], urls[2], urls[3]]
+    assert opened == [*urls, urls[1]]
+    await places.aclose()
+    assert sorted(closed) == sorted(opened)
+
+    async def use() -> None:
+        async with places.at(urls[0]):
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(use)
+    assert len(opened) == 7
+    await places.aclose()
+    assert sorted(closed) == sorted(opened)
+    state.close()
+
+
 async def test_two_directories_with_one_target_leave_each_other_alone(bench: Bench) -> None:
     state, engine = bench.state, bench.state.engine
     for name in ("one", "two"):
@@ -557,7 +606,8 @@ async def mendable(tmp_path: Path, config: Config = SMALL_FRAMES) -> tuple[State
     state.parts.published = places.fetch
     ino = await state.create("a", CONTENT)
     await upload(state.parts, ino)
-    assert (await (await places.at(f"file://{there}")).publish(ino, "a")).problem == ""
+    async with places.at(f"file://{there}") as place:
+        assert (await place.publish(ino, "a")).problem == ""
     await drop_raw(state.parts, ino)
     return state, ino, there / "a"
 

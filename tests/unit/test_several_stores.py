@@ -31,12 +31,14 @@ from memfs.jobs.relocation import Relocation
 from memfs.jobs.scrubbing import scrub_file
 from memfs.jobs.stores import StoreMethods
 from memfs.metadata.store_record import record_store
+from memfs.metrics.waiting import word_of
 from memfs.moves.batching import compact, upload_batch
 from memfs.moves.dropping import drop_raw
 from memfs.moves.outcome import MoveOutcome
 from memfs.moves.rekeying import rekey
 from memfs.moves.relocating import relocate
 from memfs.moves.uploading import upload
+from memfs.placement import queues, sources
 from memfs.placement.mover import Mover
 from memfs.placement.quotas import Quotas
 from memfs.placement.upkeep import Compaction
@@ -295,6 +297,44 @@ async def test_a_store_that_hangs_holds_up_no_move_to_another_one(state: State) 
         # It has not given up meanwhile.
         assert not context.breakers.of("archive").wait_s
         assert context.breakers.of("archive").reason is None
+        nursery.cancel_scope.cancel()
+    state.named_faults["archive"].clear()
+
+
+async def test_moves_that_wait_for_a_store_that_hangs_hold_up_no_other_file(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many they are: those that its queue has no room for wait elsewhere, and say so."""
+    monkeypatch.setattr(queues, "WAITING_COUNT_MAX", 4)
+    monkeypatch.setattr(queues, "FULL_S", 0.1)
+    state.named_faults["archive"].add(Fault(FaultKind.HANG, "put_file", count=None))
+    context = state.placement()
+
+    async def finish_requests() -> bool:
+        return False
+
+    mover, inos = Mover(context, finish_requests), []
+    size = state.config.glacier.batch_file_bytes_max + 1
+    for number in range(40):
+        inos.append(await state.create(str(number), bytes([number]) * size))
+        await mark(state, inos[-1], "archive")
+    other = await state.create("other", CONTENT)
+    context.access_stats.marked = True
+    for ino in (*inos, other):
+        async with state.engine.change():
+            await state.engine.set_pin(ino, Tier.GLACIER)
+    # One after the other, as a look at all files comes to them.
+    monkeypatch.setattr(sources, "PINNED_A_ROUND", 8)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(mover.run)
+        while await state.forms(other) != {FormKind.REMOTE}:  # noqa: ASYNC110
+            await trio.sleep(0.01)
+        assert context.breakers.of("archive").reason is None
+        lane = context.queues.lanes["archive"].demotions
+        assert len(lane.waiting) <= queues.WAITING_COUNT_MAX + sources.PINNED_A_ROUND
+        pending = await state.engine.list_pending(None, 100)
+        assert any("of the store archive wait already" in each.reason for each in pending)
+        assert {word_of(each.reason) for each in pending} == {"store"}
         nursery.cancel_scope.cancel()
     state.named_faults["archive"].clear()
 

@@ -114,6 +114,8 @@ def status_notes(report: StatusReport) -> Iterator[str | Table]:
         yield f"  pool {pool.name}: {used} of {size}, {files}"
     for quota in report.quotas:
         yield f"  {_quota_line(quota)}"
+    for listing in report.listings:
+        yield f"  {listing.url} is not listed again yet: {listing.reason}"
     if report.codecs:
         yield _codec_table(report.codecs)
 

@@ -83,6 +83,8 @@ class SourceReport(TypedDict):
     unlisted_count: int
     """Directories that nobody has looked into, of a source that was adopted lazily."""
     problem: str
+    waits: str
+    """Why it is not listed although it is watched and due; empty: it does not wait."""
 
 
 class SourcePathParameters(TypedDict):

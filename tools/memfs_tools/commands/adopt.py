@@ -266,8 +266,9 @@ def _tell_sources(served: Mount, *, as_json: bool) -> None:
         if each["unlisted_count"]:
             count = each["unlisted_count"]
             tell(f"  {count} director{'ies' if count != 1 else 'y'} that nobody has looked into")
-        if each["problem"]:
-            complain(f"  {each['problem']}")
+        for told in (each["waits"], each["problem"]):
+            if told:
+                complain(f"  {told}")
 
 
 def _own(path: Path, *, as_json: bool) -> None:

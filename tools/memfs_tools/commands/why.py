@@ -86,6 +86,8 @@ def _lines(placement: Placement) -> list[str]:
         lines.append(f"source   {source['url']}")
         if "reason" in source:
             lines.append(f"         {source['reason']}")
+        if "waits" in source:
+            lines.append(f"         it is not listed again yet: {source['waits']}")
     placed = why.get("object_store")
     if isinstance(placed, dict):
         lies = f", its object is in {placed['lies']}" if "lies" in placed else ""
