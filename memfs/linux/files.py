@@ -11,11 +11,18 @@ import errno
 import fcntl
 import os
 import signal
+import struct
 
 from memfs.linux.libc import LIBC, last_error
 
 _FICLONE = 0x40049409
 """`_IOW(0x94, 9, int)` in linux/fs.h."""
+
+_GET_FLAGS, _SET_FLAGS = 0x80086601, 0x40086602
+"""`FS_IOC_GETFLAGS` and `FS_IOC_SETFLAGS` in linux/fs.h."""
+_TOP_DIRECTORY = 0x20000
+"""`FS_TOPDIR_FL` in linux/fs.h."""
+_FLAGS = struct.Struct("@l")
 
 _CANNOT_SHARE = frozenset(
     {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM}
@@ -102,6 +109,32 @@ def sync_directory(path: str | os.PathLike[str], *, dir_fd: int | None = None) -
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def spread_subdirectories(fd: int) -> bool:
+    """Have each new subdirectory lie in a block group of its own, its files with it.
+
+    ext4 passes over the inodes of files that were removed in the last minutes, one by one and from
+    the beginning of the group for each new file (fs/ext4/ialloc.c, `recently_deleted`). Where all
+    directories share a group, ten thousand files removed make each new one take 200 to 700 us.
+
+    Args:
+        fd: A directory.
+
+    Returns:
+        False if its file system knows no such hint.
+
+    Source: chattr(1), attribute T; ioctl_iflags(2).
+    """
+    flags = bytearray(_FLAGS.size)
+    try:
+        fcntl.ioctl(fd, _GET_FLAGS, flags)
+        (present,) = _FLAGS.unpack(flags)
+        if not present & _TOP_DIRECTORY:
+            fcntl.ioctl(fd, _SET_FLAGS, _FLAGS.pack(present | _TOP_DIRECTORY))
+    except OSError:
+        return False
+    return True
 
 
 def take_lease(fd: int, kind: int) -> None:

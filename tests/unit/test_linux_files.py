@@ -6,6 +6,7 @@ import errno
 import fcntl
 import mmap
 import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from memfs.linux.files import (
     FallocateMode,
     fallocate,
     share_blocks,
+    spread_subdirectories,
     start_writeback,
     syncfs,
     take_lease,
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 from memfs.linux import memory
 from memfs.linux.libc import mmap64, munmap
+from memfs.linux.mounts import list_mounts
 
 MIB = 1 << 20
 
@@ -176,3 +179,27 @@ def test_one_who_opens_a_leased_file_does_not_kill_the_holder(tmp_path: Path, ki
             os.open(path, os.O_RDWR | os.O_NONBLOCK)
 
     assert killed_by(hold_and_open) == 0
+
+
+def test_subdirectories_are_spread_where_the_file_system_can(tmp_path: Path) -> None:
+    """On ext4 chattr(1) shows the hint, which stays; tmpfs does not take it."""
+    for place in (tmp_path, Path("/dev/shm")):
+        made = Path(tempfile.mkdtemp(prefix="memfs-spread-", dir=place))
+        fd = os.open(made, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            can = fstype_of(made) == "ext4"
+            assert [spread_subdirectories(fd), spread_subdirectories(fd)] == [can, can]
+            if can:
+                flags = bytearray(8)
+                fcntl.ioctl(fd, 0x80086601, flags)
+                assert int.from_bytes(flags, "little") & 0x20000
+        finally:
+            os.close(fd)
+            made.rmdir()
+
+
+def fstype_of(path: Path) -> str:
+    """Return the type of the file system that has a path."""
+    device = path.stat().st_dev
+    name = f"{os.major(device)}:{os.minor(device)}"
+    return next(mount.type for mount in list_mounts() if mount.device == name)
