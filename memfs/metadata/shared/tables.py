@@ -109,6 +109,19 @@ class SharedTable(NamedTuple):
         """What PostgreSQL is asked for the rows, in no order."""
         return f"select {self.column_names} from {self.name}"
 
+    @property
+    def insert_many(self) -> str:
+        """What inserts rows; its parameters are `arrays_of` them."""
+        types = (f"${at}::{TYPES[each.letter]}[]" for at, each in enumerate(self.columns, 1))
+        return (
+            f"insert into {self.name} ({self.column_names})"
+            f" select * from unnest({', '.join(types)})"
+        )
+
+    def arrays_of(self, rows: Sequence[Row]) -> tuple[str, ...]:
+        """Return rows of PostgreSQL as one array for each column."""
+        return tuple(map(array_text, zip(*rows, strict=True)))
+
     def key_of(self, row: Sequence[SqlValue]) -> tuple[SqlValue, ...]:
         """Return what tells a row of either query from the others."""
         return tuple(
@@ -259,6 +272,22 @@ TABLES = (
 """All of them."""
 
 BY_NAME = {table.name: table for table in TABLES}
+
+
+def array_text(values: Iterable[SqlValue]) -> str:
+    """Return an array as PostgreSQL reads it from a text: of numbers, bytes, texts and nulls."""
+    return "{" + ",".join(map(_element, values)) + "}"
+
+
+def _element(value: SqlValue) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bytes):
+        return f'"\\\\x{value.hex()}"'
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    return str(value)
 
 
 def stored_text(text: str) -> str:
