@@ -32,12 +32,27 @@ class MountConfig:
 
 @dataclass(frozen=True, slots=True)
 class MetadataConfig:
-    """`[metadata]`: the embedded engine."""
+    """`[metadata]`: names and attributes, and where they are."""
 
+    url: str | None = None
+    """`postgresql://USER@HOST/DATABASE`, where `memfs format` has made a mount: that database gets
+    each change before a program is answered. No password belongs in there. None: all is in the
+    state directory alone."""
     cache_bytes: int = 32 * MIB
     """Page cache of the database."""
     inode_cache_count: int = 20_000
     """Inodes kept decoded in the daemon's memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodesConfig:
+    """`[nodes]`: this machine's part in a mount that has `metadata.url`."""
+
+    name: str | None = None
+    """How others call this node; None: the name of the host."""
+    commit_timeout_s: float = 10.0
+    """A change that the database has not confirmed by then is EIO, and so are further ones until it
+    answers again; files can be read meanwhile, and nothing is lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,6 +344,7 @@ class Config:
 
     mount: MountConfig = field(default_factory=MountConfig)
     metadata: MetadataConfig = field(default_factory=MetadataConfig)
+    nodes: NodesConfig = field(default_factory=NodesConfig)
     query: QueryConfig = field(default_factory=QueryConfig)
     snapshots: SnapshotsConfig = field(default_factory=SnapshotsConfig)
     hot: HotConfig = field(default_factory=HotConfig)

@@ -99,6 +99,7 @@ RANGES: dict[str, Range] = {
     "mount.linger": Range(0.1, 3650 * _DAY_S),
     "metadata.cache": Range(1 * MIB, 64 * GIB),
     "metadata.inode_cache_count": Range(100, 100_000_000),
+    "nodes.commit_timeout": Range(0.1, 3600.0),
     "query.name_count_max": Range(1, 1_000_000),
     "snapshots.open_copy_max": _SIZE,
     "hot.size": _SIZE,

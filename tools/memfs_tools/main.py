@@ -29,6 +29,7 @@ _EPILOG = "\b\nExit status:\n" + "\n".join(
 _MODULES = {
     "mount": "mount",
     "umount": "umount",
+    "format": "format",
     "status": "status",
     "top": "top",
     "health": "health",
