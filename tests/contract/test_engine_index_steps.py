@@ -7,7 +7,10 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from blake3 import blake3
+
 from memfs.config import KIB, QueryConfig
+from memfs.metadata.records import IndexState
 from memfs.metadata.sqlite.element_index import ELEMENT_NOTE_NAME, ElementPosition
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.metadata.sqlite.statements import PUT_SETTING
@@ -15,7 +18,7 @@ from memfs.query.values import ELEMENT_COUNT_MAX
 from memfs.types import ROOT_INODE
 from tests.contract.engine.asking import ask, build
 from tests.contract.engine.making import NOW_NS, make_file
-from tests.contract.engine.site import BIRTH_NS, CONFIG, SMALL, run
+from tests.contract.engine.site import BIRTH_NS, CONFIG, SMALL, SqliteSite, run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,6 +78,42 @@ def test_a_step_takes_so_many_names_although_files_have_several(tmp_path: Path) 
     assert counts[-1] == 90
     assert max(after - before for before, after in itertools.pairwise(counts)) <= 20 + 10
     engine.close()
+
+
+def test_a_step_removes_so_many_entries_of_names(tmp_path: Path) -> None:
+    """And blocks of their table, over a crash between any two of them."""
+    limit, site = 30, SqliteSite(tmp_path)
+    run(site.engine.add_index("$name"))
+    for index in range(1500):
+        run(make_file(site.engine, blake3(b"%d" % index).hexdigest().encode()))
+    run(build(site.engine))
+
+    def count(rows: str) -> int:
+        found: int = site._sqlite._rows(f"select count(*) from {rows}", ())[0][0]
+        return found
+
+    block_count = count("name_text_data where id > 10")
+    assert block_count > 2 * limit
+    run(site.engine.drop_index("$name"))
+    step_count = 0
+    while True:
+        before = site._sqlite._database.connection.total_changes
+        if not run(site.engine.build_indexes(limit)):
+            break
+        assert site._sqlite._database.connection.total_changes - before <= limit + 1
+        site.engine.commit_nowait()
+        step_count += 1
+        if step_count in (1, block_count // limit + 2):
+            assert [each.state for each in site.engine.field_indexes()] == [IndexState.LEAVING]
+            assert site.crash().check() == []
+    assert step_count == (1500 + block_count) // limit + 1
+    assert count("sqlite_schema where name like 'name_text%'") == 0
+    run(site.engine.add_index("$name"))
+    run(build(site.engine))
+    assert len(run(ask(site.engine, {"$name": {"$contains": "ab"}}))[0]) > 100
+    name = blake3(b"7").hexdigest()
+    assert run(ask(site.engine, {"$name": {"$contains": name[20:]}}))[1] == "$name"
+    site.close()
 
 
 def test_what_an_index_writes_is_moved_into_the_tables_by_and_by(tmp_path: Path) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 import sqlite3
 import stat
+import sys
 import threading
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from memfs.config import KIB, MetadataConfig
 from memfs.metadata.records import NewInode
@@ -46,6 +47,34 @@ def make_files(
         engine.wait_for_checkpoint()
         files.append((ino, b"%s%06d" % (name, number)))
     return files
+
+
+def test_a_checkpoint_is_begun_without_a_wait_for_its_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside other load a processor for the thread may take tens of milliseconds."""
+    engine = SqliteEngine.open(tmp_path, MetadataConfig(), limits=LIMITS)
+    checkpointer, seen = engine._database._checkpointer, []
+    interval_s, real = sys.getswitchinterval(), checkpointer.run
+
+    def run_seen(*arguments: Any) -> None:  # noqa: ANN401 - of the real one
+        seen.append(threading.get_ident())
+        real(*arguments)
+
+    monkeypatch.setattr(checkpointer, "run", run_seen)
+    # The thread runs once this one waits for something, and not before.
+    sys.setswitchinterval(3600.0)
+    try:
+        checkpointer.begin(lambda: None, lambda: False)
+        assert checkpointer.running
+        assert seen == []
+        checkpointer.join()
+    finally:
+        sys.setswitchinterval(interval_s)
+    assert not checkpointer.running
+    assert len(seen) == 1
+    assert seen[0] != threading.get_ident()
+    engine.close()
 
 
 def checkpoints_of_removals(state_dir: Path, limits: Limits) -> int:

@@ -483,6 +483,7 @@ LOCAL = frozenset(
         *(number for each in sqlite.FIELD_STATEMENTS.values() for number in _of_fields(each)),
         *(sqlite.PUT_TEXT_INDEX, sqlite.DELETE_TEXT_INDEX),
         *(number for each in sqlite.TEXT_STATEMENTS for number in each),
+        *sqlite.NAME_CUT_STATEMENTS,
         # Only in journals of versions without shared tables.
         *_numbers_of(
             text.replace("create trigger", "create trigger if not exists", 1)

@@ -7,6 +7,7 @@ is on stable storage. Copying the log into the database file comes after that, a
 
 from __future__ import annotations
 
+import _thread
 import os
 import sqlite3
 import threading
@@ -30,7 +31,9 @@ class Checkpointer:
         self._connection.execute("select count(*) from state").fetchone()
         wal_path = database_path.with_name(database_path.name + "-wal")
         self._wal_fd = os.open(wal_path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-        self._thread: threading.Thread | None = None
+        self._idle = threading.Event()
+        """No run is under way."""
+        self._idle.set()
         self.may_cut = False
         """The database file has all of the log, durably, and `on_copied` has agreed."""
         self.frame_count = 0
@@ -45,15 +48,25 @@ class Checkpointer:
     @property
     def running(self) -> bool:
         """True from `begin` until the thread is done."""
-        return self._thread is not None and self._thread.is_alive()
+        return not self._idle.is_set()
 
     def begin(self, on_durable: Callable[[], None], on_copied: Callable[[], bool]) -> None:
         """Start a run in a thread; the former one must have ended."""
         assert not self.running
-        self._thread = threading.Thread(
-            target=self.run, args=(on_durable, on_copied), name="memfs-checkpoint", daemon=True
-        )
-        self._thread.start()
+        self._idle.clear()
+        try:
+            # `threading.Thread.start` waits until the thread has had a processor: 14 to 43 ms at
+            # the most in a build of an index, beside a load of 15 on 2 vCPU.
+            _thread.start_new_thread(self._run, (on_durable, on_copied))
+        except RuntimeError:
+            self._idle.set()
+            raise
+
+    def _run(self, on_durable: Callable[[], None], on_copied: Callable[[], bool]) -> None:
+        try:
+            self.run(on_durable, on_copied)
+        finally:
+            self._idle.set()
 
     def note_begun_anew(self, *, is_held: bool) -> None:
         """A log that `may_cut` starts over, unless a reader holds it; no run is under way."""
@@ -99,8 +112,7 @@ class Checkpointer:
 
     def join(self) -> None:
         """Wait until no run is under way."""
-        if self._thread is not None:
-            self._thread.join()
+        self._idle.wait()
 
     def close(self) -> None:
         """Wait for the run under way and close."""

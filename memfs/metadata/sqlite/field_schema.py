@@ -60,6 +60,29 @@ NAME_TEXT = """
 """There while names have an index, by `name_entry.cookie`; the text is what `fold_name` returns."""
 
 
+class NameCuts(NamedTuple):
+    """The statements that remove the index of names in steps; `FieldTexts.end` removes the rest."""
+
+    no_merge: str
+    """FTS5 merges no segments from now on: it would read blocks that are gone."""
+    no_crisis: str
+    """Likewise where there are many of them."""
+    blocks: str
+    """Removes up to ?1 blocks of `name_text`; then nothing can be read any more."""
+    entries: str
+    """Removes up to ?1 rows of `name_entry`."""
+
+
+NAME_CUTS = NameCuts(
+    "insert into name_text (name_text, rank) values ('automerge', 0)",
+    "insert into name_text (name_text, rank) values ('crisismerge', 1000)",
+    "delete from name_text_data where id in ("
+    "select id from name_text_data where id > 10 order by id limit ?1)",
+    "delete from name_entry where cookie in ("
+    "select cookie from name_entry order by cookie limit ?1)",
+)
+
+
 class FieldTexts(NamedTuple):
     """The statements of one index."""
 
@@ -69,7 +92,7 @@ class FieldTexts(NamedTuple):
     add: tuple[str, ...]
     """Take inodes in, from beyond ?1 up to ?2."""
     remove: str | None
-    """Removes entries up to value ?1 of inode ?2; None: `end` removes all."""
+    """Removes entries up to value ?1 of inode ?2; None: `NAME_CUTS` remove them."""
     end: tuple[str, ...]
 
 

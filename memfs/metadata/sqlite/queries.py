@@ -41,6 +41,7 @@ from memfs.metadata.sqlite.statements import (
     DELETE_FIELD_INDEX,
     DELETE_TEXT_INDEX,
     FIELD_STATEMENTS,
+    NAME_CUT_STATEMENTS,
     PUT_FIELD_INDEX,
     PUT_SETTING,
     PUT_TEXT_INDEX,
@@ -251,6 +252,9 @@ class Queries(PublishedRows):
         self._begin_change()
         for statement in FIELD_STATEMENTS[field].drop_triggers:
             self._write(statement, ())
+        if field == NAME_FIELD:
+            self._write(NAME_CUT_STATEMENTS.no_merge, ())
+            self._write(NAME_CUT_STATEMENTS.no_crisis, ())
         self._put_note(field, note._replace(state=LEAVING))
 
     async def build_indexes(self, limit: int) -> bool:
@@ -319,19 +323,44 @@ class Queries(PublishedRows):
         self._put_note(field, note)
 
     def _remove_entries(self, field: str, limit: int) -> None:
-        statements, last = FIELD_STATEMENTS[field], None
-        if statements.remove is not None:
+        statements = FIELD_STATEMENTS[field]
+        if statements.remove is None:
+            is_last = self._cut_names(limit)
+        else:
             last = self._row(_NEXT_ENTRY, (NUMBERS[field], limit - 1))
-        self._begin_change()
-        if statements.remove is not None:
+            is_last = last is None
+            self._begin_change()
             value, ino = (INTEGER_MAX, INTEGER_MAX) if last is None else last
             self._write(statements.remove, (value, ino))
             self._database.note_bulk(limit)
-        if last is None:
+        if is_last:
             for statement in statements.end:
                 self._write(statement, ())
             self._write(DELETE_FIELD_INDEX, (field,))
             self._fields.forget()
+
+    def _cut_names(self, limit: int) -> bool:
+        """Remove the next blocks or entries of the index of names; returns whether these were all.
+
+        The change goes on.
+        """
+        counts = (
+            ("name_text_data where id > 10", NAME_CUT_STATEMENTS.blocks),
+            ("name_entry", NAME_CUT_STATEMENTS.entries),
+        )
+        left = limit
+        self._begin_change()
+        for rows, statement in counts:
+            ((count,),) = self._rows(
+                f"select count(*) from (select 1 from {rows} limit ?)", (left,)
+            )
+            if count:
+                self._write(statement, (left,))
+                self._database.note_bulk(count)
+            left -= count
+            if left == 0:
+                return False
+        return True
 
     def _build_texts(self, name: bytes, note: TextNote, limit: int) -> None:
         """Give the values of the next inodes their entries.

@@ -322,6 +322,15 @@ PUT_TEXT_INDEX = _statement(
 DELETE_TEXT_INDEX = _statement("delete from text_index where name = ?")
 
 
+class NameCutStatements(NamedTuple):
+    """As `field_schema.NameCuts`."""
+
+    no_merge: int
+    no_crisis: int
+    blocks: int
+    entries: int
+
+
 class TextStatements(NamedTuple):
     """Those of the index of texts in one slot, as `text_index.TextTexts`."""
 
@@ -340,6 +349,9 @@ TEXT_STATEMENTS = tuple(
 )
 _COUNT_WITH_TEXTS = len(_texts)
 """Versions that know fewer statements leave the entries of texts as they were."""
+
+# Behind all that an earlier version knows.
+NAME_CUT_STATEMENTS = NameCutStatements(*map(_statement, field_schema.NAME_CUTS))
 
 TEXTS = tuple(_texts)
 
