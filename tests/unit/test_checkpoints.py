@@ -68,7 +68,7 @@ def test_a_checkpoint_is_begun_without_a_wait_for_its_thread(
         checkpointer.begin(lambda: None, lambda: False)
         assert checkpointer.running
         assert seen == []
-        checkpointer.join()
+        engine.wait_for_checkpoint()
     finally:
         sys.setswitchinterval(interval_s)
     assert not checkpointer.running
