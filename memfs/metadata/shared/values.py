@@ -28,7 +28,7 @@ _UNKNOWN = 0
 """The server infers the type."""
 _CAST_OIDS = {"bigint": _BIGINT, "bytea": _BYTEA, "text": _TEXT, "double precision": _DOUBLE}
 _PARAMETER = re.compile(r"\$(\d+)")
-_CAST = re.compile(rf"\$(\d+)::({'|'.join(_CAST_OIDS)})\b")
+_CAST = re.compile(rf"\$(\d+)::({'|'.join(_CAST_OIDS)})\b(?!\[)")
 _TIMES_BEGIN = datetime(2000, 1, 1, tzinfo=UTC)
 
 
