@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from memfs.types import InodeNo
 
@@ -104,10 +104,14 @@ class KernelCache:
         if (notices := self._notices) is not None:
             self._tell(self._patient, partial(_forget_name, notices, parent, name))
 
-    def forget_names(self, parent: InodeNo, names: Sequence[bytes]) -> None:
-        """As `forget_name`, of many names in one directory."""
-        if (notices := self._notices) is not None:
-            self._tell(self._patient, partial(_forget_names, notices, parent, names))
+    def forget_names(self, names: Mapping[InodeNo, Sequence[bytes]]) -> None:
+        """As `forget_name`, of many names by their directories.
+
+        A directory without names is one whose listing has changed, and of which the kernel has no
+        name that did.
+        """
+        if names and (notices := self._notices) is not None:
+            self._tell(self._patient, partial(_forget_names, notices, names))
 
     def forget_removed(self, parent: InodeNo, name: bytes, ino: InodeNo) -> None:
         """Soon, the kernel knows that the last name of an inode is gone, and tells watchers.
@@ -200,18 +204,20 @@ def _forget_name(notices: KernelNotices, parent: InodeNo, name: bytes) -> None:
         notices.forget_name(parent, name)
 
 
-def _forget_names(notices: KernelNotices, parent: InodeNo, names: Sequence[bytes]) -> None:
-    unknown = None
-    for name in names:
-        try:
-            notices.forget_name(parent, name)
-        except OSError as error:
-            if error.errno != errno.ENOENT:
-                raise
-            unknown = error
-    if unknown is not None:
-        # As in `_listing_forgotten`, once for all of them.
-        notices.forget_pages(parent)
+def _forget_names(notices: KernelNotices, names: Mapping[InodeNo, Sequence[bytes]]) -> None:
+    for parent, changed in names.items():
+        is_known = bool(changed)
+        for name in changed:
+            try:
+                notices.forget_name(parent, name)
+            except OSError as error:
+                if error.errno != errno.ENOENT:
+                    raise
+                is_known = False
+        if not is_known:
+            # As in `_listing_forgotten`, once for all of them.
+            with contextlib.suppress(FileNotFoundError):
+                notices.forget_pages(parent)
 
 
 def _forget_removed(notices: KernelNotices, parent: InodeNo, name: bytes, ino: InodeNo) -> None:

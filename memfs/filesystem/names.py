@@ -235,6 +235,9 @@ class Names(Shared):
         entries = await self._engine.list_directory(ino, after_cookie, limit)
         if entries:
             self._clock.note_shown(max(entry.inode.ctime_ns for entry in entries))
+            if self._untold:
+                for entry in entries:
+                    self._untold.pop(entry.inode.ino, None)
         return [
             entry._replace(inode=self._live(entry.inode))
             if entry.inode.flags & InodeFlags.UNSEALED or stat.S_ISDIR(entry.inode.mode)
@@ -344,6 +347,7 @@ class Names(Shared):
         if inode.nlink:
             return
         self._atimes.pop(ino, None)
+        self._untold.pop(ino, None)
         if stat.S_ISREG(inode.mode):
             self._sealer.discard(ino)
             self._open_table.forget_raw(ino)

@@ -56,6 +56,9 @@ WITHOUT_CAPABILITY_MAX = 4096
 """Files remembered to have no `security.capability`: the kernel asks before the first write to an
 inode, and without passthrough before each (`file_remove_privs`, fs/inode.c)."""
 
+UNTOLD_COUNT_MAX = 65_536
+"""Files remembered that the kernel has not heard of; some 6 MB."""
+
 DIRECTORY_BYTES = 4096
 """`st_size` of a directory, as on ext4."""
 DIRECTORY_BLOCKS = DIRECTORY_BYTES // BLOCK_BYTES
@@ -212,6 +215,10 @@ class Shared:
         self._atimes: dict[InodeNo, int] = {}
         """Access times that the engine does not know yet."""
         self._without_capability: dict[InodeNo, None] = {}
+        self._untold: dict[InodeNo, bool] = {}
+        """Files that were made without a request, and that no reply has told the kernel of since:
+        it has nothing of them that it would have to forget. True: it has heard since then that
+        their names have changed, and so has nothing of the names."""
         self._reapable: list[InodeNo] = []
         """Orphans that nobody holds any more."""
         self._large: list[tuple[InodeNo, RawId]] = []
@@ -325,9 +332,14 @@ class Shared:
 
     def _entry(self, inode: Inode) -> Entry:
         validity = self.validity
+        if self._untold:
+            self._untold.pop(inode.ino, None)
         return Entry(self._live(inode), validity.name_s(inode), validity.attributes_s(inode))
 
     def _attributes(self, inode: Inode, status: os.stat_result | None = None) -> Attributes:
+        if self._untold:
+            # They are a LOOKUP's as well, of an inode by its handle.
+            self._untold.pop(inode.ino, None)
         live = self._live(inode, status)
         return Attributes(live, self.validity.answer_s(inode, live))
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
@@ -28,6 +28,7 @@ from memfs.errors import (
     ObjectMissingError,
     StaleInodeError,
 )
+from memfs.filesystem.shared import UNTOLD_COUNT_MAX
 from memfs.filesystem.tree_changes import TreeChanges
 from memfs.linux.times import storable_ns
 from memfs.metadata.records import WrittenRaw
@@ -108,6 +109,23 @@ class _Ready(NamedTuple):
     new: NewInode
 
 
+class _Made(NamedTuple):
+    """A file that has got its name."""
+
+    ready: _Ready
+    former: Inode | None
+    """What has lost the name to it, as it is without."""
+
+
+@dataclass(slots=True)
+class _Done:
+    """What one call has done so far."""
+
+    made: list[_Made] = field(default_factory=list)
+    mtimes_ns: dict[int, int] = field(default_factory=dict)
+    """By the numbers of the files."""
+
+
 class _Directory(NamedTuple):
     """A directory on the way to a file, and what the client may do there."""
 
@@ -125,8 +143,9 @@ class SmallFiles(TreeChanges):
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
         # One at a time: threads that make files in one directory of ext4 spin for its lock, which
-        # took a third of all processor time.
-        self._writers = trio.CapacityLimiter(1)
+        # took a third of all processor time; and a thread that writes beside the loop has it wait
+        # for the interpreter at each statement.
+        self._turn = trio.Lock()
 
     # --- making ----------------------------------------------------------------------------------
     async def put_small(
@@ -157,27 +176,28 @@ class SmallFiles(TreeChanges):
             MemfsError: Likewise.
         """
         assert pin is not Tier.HOT
-        done: dict[int, int] = {}
+        done = _Done()
         try:
             for begin in range(0, len(files), FILES_A_CHANGE):
                 if self._room is not None and self._room.is_tight:
                     # A program waits there until files have left the disk.
                     break
-                known: Known = {}
-                ready = [
-                    each
-                    for number in range(begin, min(begin + FILES_A_CHANGE, len(files)))
-                    if (each := await self._prepared(client, directory, number, files, known))
-                ]
-                if ready:
-                    done |= await self._put_ready(client, ready, files, replace=replace, pin=pin)
+                async with self._turn:
+                    known: Known = {}
+                    ready = [
+                        each
+                        for number in range(begin, min(begin + FILES_A_CHANGE, len(files)))
+                        if (each := await self._prepared(client, directory, number, files, known))
+                    ]
+                    if ready:
+                        await self._put_ready(client, ready, files, done, replace=replace, pin=pin)
                 await trio.lowlevel.checkpoint()
         finally:
-            if done:
+            if done.made:
                 with trio.CancelScope(shield=True):
-                    await self._kernel_cache.wait_told()
+                    await self._tell_all(client, done, files)
         await trio.lowlevel.checkpoint()
-        return [done.get(number, 0) for number in range(len(files))]
+        return [done.mtimes_ns.get(number, 0) for number in range(len(files))]
 
     async def _prepared(
         self,
@@ -204,28 +224,30 @@ class SmallFiles(TreeChanges):
         client: Client,
         ready: Sequence[_Ready],
         files: Sequence[SmallFile],
+        done: _Done,
         *,
         replace: bool,
         pin: Tier | None,
-    ) -> dict[int, int]:
-        """Write the raw files, and have names lead to them; returns their mtimes by number."""
+    ) -> None:
+        """Write the raw files, and have names lead to them."""
         contents = [(each.new.raw, files[each.number].content) for each in ready]
-        written = await trio.to_thread.run_sync(self._write_all, contents, limiter=self._writers)
+        written = await trio.to_thread.run_sync(self._write_all, contents, limiter=self._threads)
         faults = self._move_parts.faults
         faults.reach("put.written")
-        made: list[_Ready] = []
-        mtimes_ns: dict[int, int] = {}
-        replaced: list[Inode] = []
+        made: list[_Made] = []
+        left: list[RawId] = []
         engine = self._engine
         try:
             async with engine.change():
                 for each, content in zip(ready, written, strict=True):
+                    former = None
                     found = await engine.find(each.parent.ino, each.name)
                     if found is not None:
                         if not replace or not self._may_replace(client, each.parent, found):
+                            left.append(each.new.raw)
                             continue
                         now_ns = self._now_ns()
-                        replaced.append(await engine.unlink(each.parent.ino, each.name, now_ns))
+                        former = await engine.unlink(each.parent.ino, each.name, now_ns)
                         # As with rename(2): its bytes must not be later on the disk than its name.
                         self._syncer.add(each.new.raw)
                     xattrs = each.new.xattrs + files[each.number].xattrs
@@ -234,25 +256,18 @@ class SmallFiles(TreeChanges):
                     self._traffic.user_write_count += len(files[each.number].xattrs)
                     if pin is not None:
                         await engine.set_pin(new.ino, pin)
-                    made.append(each)
-                    mtimes_ns[each.number] = content.mtime_ns
+                    made.append(_Made(each, former))
+                    done.mtimes_ns[each.number] = content.mtime_ns
         except BaseException:
             for each in ready:
+                done.mtimes_ns.pop(each.number, None)
                 self._doubt_raw(each.new.ino, each.new.raw)
             raise
+        done.made += made
         faults.reach("put.recorded")
-        self._tell_made(client, made, files)
-        raws = [each.new.raw for each in made]
-        await trio.to_thread.run_sync(self._raw_store.settle, raws, limiter=self._threads)
-        for former in replaced:
-            self._leave(former)
-        if pin is not None:
-            for each in made:
-                self._activity.note_pin(each.new.ino)
-        for each in ready:
-            if each.number not in mtimes_ns:
-                self._raw_store.unlink(each.new.raw)
-        return mtimes_ns
+        self._note_made(made, pin)
+        for raw in left:
+            self._raw_store.unlink(raw)
 
     def _write_all(self, contents: Sequence[tuple[RawId, memoryview]]) -> list[WrittenRaw]:
         """Write raw files, in a thread; removes all of them if one cannot be written."""
@@ -283,27 +298,58 @@ class SmallFiles(TreeChanges):
             return False
         return not parent.mode & stat.S_ISVTX or client.uid in (parent.uid, found.uid)
 
-    def _tell_made(
-        self, client: Client, made: Sequence[_Ready], files: Sequence[SmallFile]
-    ) -> None:
-        """Tell everybody of files that have got names."""
-        activity, time_ns = self._activity, self._now_ns()
+    def _note_made(self, made: Sequence[_Made], pin: Tier | None) -> None:
+        """Note files that have got names, for all but the kernel."""
+        activity = self._activity
         # The mover gives way as to a program, which would have made requests for them.
         activity.request_count += len(made)
-        names: dict[InodeNo, list[bytes]] = {}
         for each in made:
-            ino = each.new.ino
-            names.setdefault(each.parent.ino, []).append(each.name)
+            ino = each.ready.new.ino
+            if len(self._untold) < UNTOLD_COUNT_MAX:
+                self._untold[ino] = False
             self._note_without_capability(ino)
             activity.note_sealed(ino)
+            if pin is not None:
+                activity.note_pin(ino)
+
+    async def _tell_all(self, client: Client, done: _Done, files: Sequence[SmallFile]) -> None:
+        """Tell the kernel of names, and let go of the files that gave way; once for all changes.
+
+        Each notice is a system call of a thread, which takes the interpreter from the loop.
+        """
+        activity, time_ns, untold = self._activity, self._now_ns(), self._untold
+        names: dict[InodeNo, list[bytes]] = {}
+        for each, former in done.made:
+            ino = each.new.ino
+            changed = names.setdefault(each.parent.ino, [])
+            if former is None or not untold.get(former.ino):
+                changed.append(each.name)
             size = len(files[each.number].content)
             activity.programs.note_open(client.pid, client.uid, size, time_ns, writing=True)
             if activity.access_log.active:
                 activity.access_log.note(Operation.CREATE, ino, 0, Tier.COLD)
                 activity.access_log.note(Operation.WRITE, ino, size, Tier.COLD)
-        for parent, added in names.items():
-            self._kernel_cache.forget_names(parent, added)
+        self._kernel_cache.forget_names(names)
+        for parent in names:
             self.invalidations.note_inode(parent, Aspect.ATTRIBUTES)
+        for _, former in done.made:
+            if former is not None:
+                self._let_former_go(former)
+        raws = [each.new.raw for each, _ in done.made]
+        await trio.to_thread.run_sync(self._raw_store.settle, raws, limiter=self._threads)
+        await self._kernel_cache.wait_told()
+        for each, _ in done.made:
+            if each.new.ino in untold:
+                untold[each.new.ino] = True
+
+    def _let_former_go(self, former: Inode) -> None:
+        if former.nlink or former.ino not in self._untold:
+            self._leave(former)
+            return
+        # Nobody can have it open, and the kernel has no names or attributes of it.
+        self._activity.changes.note(former.ino)
+        self._note_orphan(former, promptly=False)
+        self.forget([former.ino])
 
     # --- reading ---------------------------------------------------------------------------------
     async def get_small(

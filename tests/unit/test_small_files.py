@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from typing import TYPE_CHECKING
@@ -251,3 +252,74 @@ def test_writers_of_the_same_names_never_make_a_mixture(world: World) -> None:
     assert get(world, "a") == [b"2"]
     assert world.read(file, 0, 10) == b"owns"
     world.release(file)
+
+
+class Kernel:
+    """Implements `KernelNotices`: knows no inode and no name, and writes down what it is told."""
+
+    can_forget_all = True
+
+    def __init__(self) -> None:
+        self.told: list[tuple[object, ...]] = []
+
+    def take(self) -> list[tuple[object, ...]]:
+        """Return what it was told since, in the order of the words."""
+        taken, self.told = self.told, []
+        return sorted(taken, key=repr)
+
+    def forget_attributes(self, ino: InodeNo) -> None:
+        self._refuse("attributes", ino)
+
+    def forget_pages(self, ino: InodeNo) -> None:
+        self._refuse("pages", ino)
+
+    def forget_name(self, parent: InodeNo, name: bytes) -> None:
+        self._refuse("name", parent, name)
+
+    def forget_removed(self, parent: InodeNo, name: bytes, ino: InodeNo) -> None:
+        self._refuse("removed", parent, name, ino)
+
+    def forget_all(self) -> None:
+        self._refuse("all")
+
+    def _refuse(self, *told: object) -> None:
+        self.told.append(told)
+        raise FileNotFoundError(errno.ENOENT, "it does not know it")
+
+
+def test_the_kernel_is_told_of_what_it_may_know(world: World) -> None:
+    """A name may be one that it has looked for; a file that gives way may be one that it has."""
+    kernel, top = Kernel(), find(world, *())
+    listing = [("attributes", top.ino), ("pages", top.ino)]
+    with world.filesystem.invalidations.kernel_cache.told_by(kernel):
+        put(world, [small("a"), small("b")])
+        assert kernel.take() == [
+            ("attributes", top.ino),
+            ("name", top.ino, b"a"),
+            ("name", top.ino, b"b"),
+            ("pages", top.ino),
+        ]
+        put(world, [small("a"), small("b")])
+        assert kernel.take() == listing, "no reply has told it of the files"
+        first, second = find(world, b"a"), find(world, b"b")
+        assert world.run(world.filesystem.lookup(top.ino, b"a")) is not None
+        put(world, [small("a"), small("b")])
+        told = [("attributes", first.ino), ("attributes", first.ino), ("name", top.ino, b"a")]
+        assert kernel.take() == sorted([*listing, *told], key=repr)
+        third = find(world, b"b")
+        world.run(world.filesystem.list_directory(top.ino, 0, 10))
+        put(world, [small("b")])
+        assert ("name", top.ino, b"b") in kernel.take()
+    assert world.filesystem._orphans.keys().isdisjoint({second.ino, third.ino})
+
+
+def test_a_name_that_was_not_told_of_yet_is_told_of_again(world: World) -> None:
+    """Another client replaces a file of a call that has not ended: it is answered first."""
+    kernel = Kernel()
+    with world.filesystem.invalidations.kernel_cache.told_by(kernel):
+        put(world, [small("a")])
+        kernel.take()
+        untold = world.filesystem._untold
+        untold[find(world, b"a").ino] = False
+        put(world, [small("a")])
+        assert ("name", ROOT_INODE, b"a") in kernel.take()
