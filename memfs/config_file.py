@@ -240,6 +240,9 @@ def _check_stores(stores: Mapping[str, NamedStoreConfig]) -> None:
             )
 
 
+_HIDDEN = "# hidden: "
+"""Begins the line of an option in `config_text` that may be a secret."""
+
 OPTIONS_TOLD = ("anon", "endpoint_url", "region", "region_name", "use_ssl")
 """Options of the object store that hold no secret, and may be shown."""
 
@@ -247,7 +250,8 @@ OPTIONS_TOLD = ("anon", "endpoint_url", "region", "region_name", "use_ssl")
 def config_text(config: Config) -> str:
     """Return a configuration as TOML that `load_config` reads as the same, but for secrets.
 
-    Options of the object store may be secrets: of all but `OPTIONS_TOLD` a comment has the name.
+    Options of the object store may be secrets: of all but `OPTIONS_TOLD` a comment has the name;
+    see `hidden_options`.
     """
     lines: list[str] = []
     for section, fields in itertools.groupby(keys([*config.stores]), lambda key: key.section):
@@ -270,6 +274,17 @@ def config_text(config: Config) -> str:
                 lines.append(f"{key.name} = {_value_text(key, value)}")
         lines += [*tables, ""]
     return "\n".join(lines)
+
+
+def hidden_options(text: str) -> list[str]:
+    """Return what a text of `config_text` does not show, such as `glacier.options.key`."""
+    found, table = [], ""
+    for line in text.splitlines():
+        if line.startswith("["):
+            table = line.strip("[]")
+        elif line.startswith(_HIDDEN):
+            found.append(f"{table}.{json.loads(line.removeprefix(_HIDDEN))}")
+    return found
 
 
 def with_policy(policy: PolicyConfig, texts: Mapping[str, str]) -> PolicyConfig:
@@ -304,7 +319,7 @@ def _option_line(option: tuple[str, object]) -> str:
     if name in OPTIONS_TOLD and isinstance(value, str | int):
         told = _quoted(url_without_secrets(value)) if isinstance(value, str) else _plain(value)
         return f"{_quoted(name)} = {told}"
-    return f"# {_quoted(name)} is set, and not shown"
+    return f"{_HIDDEN}{_quoted(name)}"
 
 
 def _value_text(key: Key, value: object) -> str:

@@ -10,6 +10,7 @@ import errno as codes
 from typing import ClassVar
 
 from memfs.exit_codes import ExitCode
+from memfs.types import PendingCode
 
 
 class MemfsError(Exception):
@@ -18,10 +19,12 @@ class MemfsError(Exception):
     Attributes:
         errno: What the program behind the mount sees (errno(3)).
         transient: True if the same attempt may succeed later; only `stores.retry` acts on it.
+        pending_code: What a move waits for that has met it.
     """
 
     errno: int = codes.EIO
     transient: ClassVar[bool] = False
+    pending_code: ClassVar[PendingCode] = PendingCode.OTHER
 
 
 class NotFoundError(MemfsError):
@@ -100,6 +103,7 @@ class FilesOpenError(MemfsError):
     """Files are open for writing that must not be."""
 
     errno = codes.EBUSY
+    pending_code = PendingCode.OPEN
 
 
 class NotSupportedError(MemfsError):
@@ -114,16 +118,24 @@ class NotPermittedError(MemfsError):
     errno = codes.EPERM
 
 
+class StoreGoneError(NotSupportedError):
+    """What is asked for is in an object store that the configuration does not have any more."""
+
+    pending_code = PendingCode.STORE
+
+
 class NoSpaceError(MemfsError):
     """The disk under the state directory is full."""
 
     errno = codes.ENOSPC
+    pending_code = PendingCode.DISK
 
 
 class RamFullError(MemfsError):
     """Pinned files fill a share of the RAM tier; a move meets it, no program does."""
 
     errno = codes.ENOMEM
+    pending_code = PendingCode.RAM
 
 
 class FileTooLargeError(MemfsError):
@@ -142,6 +154,7 @@ class CorruptDataError(MemfsError):
     """Bytes that fail their checksum or their format; the message names file and frame."""
 
     errno = codes.EIO
+    pending_code = PendingCode.DAMAGE
 
 
 class OtherContentError(CorruptDataError):
@@ -167,12 +180,14 @@ class EncryptionKeyError(MemfsError):
     """
 
     errno = codes.ENOKEY
+    pending_code = PendingCode.KEY
 
 
 class StoreError(MemfsError):
     """A store refused for good: missing object, wrong credentials, bad request."""
 
     errno = codes.EIO
+    pending_code = PendingCode.STORE
 
 
 class StoreNotConfiguredError(StoreError):
@@ -216,6 +231,8 @@ class QuotaSpentError(StoreError):
             a day allows less than it takes.
     """
 
+    pending_code = PendingCode.QUOTA
+
     def __init__(self, message: str, wait_s: float) -> None:
         super().__init__(message)
         self.wait_s = wait_s
@@ -223,6 +240,8 @@ class QuotaSpentError(StoreError):
 
 class ObjectMissingError(StoreError):
     """The object or file that a form names is not there."""
+
+    pending_code = PendingCode.DAMAGE
 
 
 class ObjectChangedError(StoreError):
@@ -248,17 +267,25 @@ class ObjectArchivedError(StoreError):
 
     Args:
         message: What is archived, since when it is being restored, and until when.
-        ready_estimate_s: When it can be read at the latest, as the provider says, from now on.
+        ready_estimate_s: When it can be read at the latest, as the provider says, from now on;
+            None: nobody knows yet.
     """
 
     errno = codes.EBUSY
+    pending_code = PendingCode.ARCHIVED
 
-    def __init__(self, message: str, ready_estimate_s: float) -> None:
+    def __init__(self, message: str, ready_estimate_s: float | None) -> None:
         super().__init__(message, ready_estimate_s)
         self.ready_estimate_s = ready_estimate_s
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class SourceArchivedError(StoreError):
+    """The object of a source is archived; memfs restores what it has stored itself alone."""
+
+    pending_code = PendingCode.ARCHIVED
 
 
 class QueryTimeoutError(MemfsError):
@@ -339,3 +366,17 @@ FORM_ERRORS = (
     InvalidValueError,
 )
 """What makes a reader turn to a file's next form; a full disk or a bug is not among it."""
+
+_CODES_OF_SYSTEM = {
+    codes.ENOSPC: PendingCode.DISK,
+    codes.EDQUOT: PendingCode.DISK,
+    codes.EIO: PendingCode.DAMAGE,
+    codes.EUCLEAN: PendingCode.DAMAGE,
+}
+
+
+def pending_code(error: MemfsError | OSError) -> PendingCode:
+    """Return what a move waits for that has failed so."""
+    if isinstance(error, MemfsError):
+        return error.pending_code
+    return _CODES_OF_SYSTEM.get(error.errno or 0, PendingCode.OTHER)

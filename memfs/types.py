@@ -119,6 +119,39 @@ class Place(NamedTuple):
         return f"{self.store}:{text}" if self.store else text
 
 
+class PendingCode(enum.StrEnum):
+    """What a move waits for, as programs read it; a sentence for people stands beside it.
+
+    Invariant: rows and metrics of earlier days have these words, and numbers by their order: new
+    ones are appended.
+    """
+
+    QUOTA = "quota"
+    """Room in a quota of the day."""
+    OPEN = "open"
+    """A program that has the file open or mapped."""
+    USE = "use"
+    """The time for which a copy stays that was used just now."""
+    SHARED = "shared"
+    """Another file that shares the form."""
+    ARCHIVED = "archived"
+    """The restore of an archived object."""
+    RAM = "ram"
+    """Room in the RAM tier, or in a pool of it."""
+    DISK = "disk"
+    """Room on the disk."""
+    KEY = "key"
+    """A key that is not configured."""
+    DAMAGE = "damage"
+    """Somebody who mends a form that is damaged or missing."""
+    STORE = "store"
+    """An object store that does not do what it is asked."""
+    OTHER = "other"
+    """What has no word of its own, or was stored by a version without these words."""
+    FULL = "full"
+    """Room on a device of the hot tier."""
+
+
 class Durability(enum.StrEnum):
     """How safe the current generation of a file is."""
 

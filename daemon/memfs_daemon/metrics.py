@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from memfs.metadata.foreign import Conflict
 from memfs.metrics import table
 from memfs.metrics.text import Histogram, Sample, render
-from memfs.metrics.waiting import WORDS, word_of
 from memfs.stores.counts import Call
+from memfs.types import PendingCode
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -79,7 +79,7 @@ class MetricsMethods:
     async def samples(self, report: StatusReport) -> list[Sample]:
         """Return all numbers as of now; most of them are in the report."""
         waiting = await self._engine.list_pending(None, PENDING_COUNT_MAX)
-        words = Counter(word_of(move.reason) for move in waiting)
+        codes = Counter(move.code for move in waiting)
         return [
             *_of_mount(report),
             Sample(table.STALLS, self._stalls.count),
@@ -89,7 +89,7 @@ class MetricsMethods:
             *_of_traffic(self._traffic),
             *_of_work(report),
             Sample(table.RUNNING, self._progress.sum()[0]),
-            *(Sample(table.PENDING, words[word], (word,)) for word in WORDS),
+            *(Sample(table.PENDING, codes[code], (code,)) for code in PendingCode),
             *_of_store(report, self._store),
             *_of_sources(self._sources),
             *_of_quotas(report),

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, cast
 from memfs.control.report import PrefetchReport
 from memfs.control.typed import decode
 from memfs.metrics.numbers import kind_of
-from memfs.metrics.waiting import word_of
 from memfs_daemon.limits import anonymous_bytes
 
 if TYPE_CHECKING:
@@ -113,8 +112,8 @@ class Readings:
 
     async def _pending(self) -> dict[str, int]:
         waiting = await self._parts.engine.list_pending(None, PENDING_COUNT_MAX)
-        words = Counter(word_of(move.reason) for move in waiting)
-        return {f"pending.{word}": count for word, count in words.items()}
+        codes = Counter(move.code for move in waiting)
+        return {f"pending.{code}": count for code, count in codes.items()}
 
     def _opens_and_moves(self) -> dict[str, int]:
         numbers = {}

@@ -249,6 +249,7 @@ class Status:
             used_bytes=usage.remote_bytes,
             file_count=usage.remote_count,
             note=self._glacier_note(),
+            is_on=self._parts.remote is not None,
         )
         return *self._hot_tier(), warm, cold, glacier
 
@@ -332,6 +333,8 @@ class Status:
                     attempt_count=move.attempt_count,
                     retry_s=max(0.0, (move.retry_ns - now_ns) / 1e9),
                     since=_instant(move.since_ns) if move.since_ns else None,
+                    code=move.code,
+                    until=_instant(move.until_ns) if move.until_ns else None,
                 )
             )
         return reports

@@ -25,6 +25,7 @@ from memfs.errors import (
     ObjectChangedError,
     ObjectMissingError,
     StaleInodeError,
+    StoreGoneError,
 )
 from memfs.metadata.quarantine import why_quarantined
 from memfs.single_flight import SingleFlight
@@ -270,7 +271,7 @@ class FormReader:
 
     def _need_remote(self) -> RemoteStore:
         if self._remote is None:
-            raise NotSupportedError(
+            raise StoreGoneError(
                 "the content is in a glacier tier that is not configured any more; set glacier.url"
             )
         return self._remote

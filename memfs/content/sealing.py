@@ -27,6 +27,7 @@ from memfs.errors import (
     ObjectMissingError,
     StaleInodeError,
     StoreError,
+    pending_code,
 )
 from memfs.linux.files import try_lease
 from memfs.linux.memory import cachestat
@@ -383,7 +384,9 @@ class Sealer:
         self._put_off[ino] = trio.current_time() + pause_s
         now_ns = time.time_ns()
         retry_ns = now_ns + int(pause_s * 1e9)
-        pending = PendingMove(ino, Tier.COLD, str(reason), attempt_count, retry_ns, now_ns)
+        pending = PendingMove(
+            ino, Tier.COLD, str(reason), attempt_count, retry_ns, now_ns, pending_code(reason)
+        )
         try:
             async with self._engine.change():
                 await self._engine.set_pending(pending)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from memfs.types import PendingCode  # noqa: TC001 - `typed.decode` reads annotations
+
 
 class TierReport(NamedTuple):
     """One tier."""
@@ -19,6 +21,8 @@ class TierReport(NamedTuple):
     file_count: int
     note: str | None
     """One sentence where the tier does not work as configured, else None."""
+    is_on: bool = True
+    """False: the configuration has turned it off."""
 
 
 class StoreReport(NamedTuple):
@@ -65,6 +69,10 @@ class PendingReport(NamedTuple):
     """Until the next attempt; 0 if it is due."""
     since: str | None
     """When it began to wait, by ISO 8601 in UTC; null: an earlier version of memfs knew."""
+    code: PendingCode
+    """What it waits for."""
+    until: str | None = None
+    """When that is over at the latest, likewise; null: nobody knows."""
 
 
 class WorkReport(NamedTuple):

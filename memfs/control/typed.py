@@ -9,6 +9,7 @@ best of 12), and a command like `memfs status` takes 60 ms.
 
 from __future__ import annotations
 
+import enum
 import functools
 import types
 import typing
@@ -42,7 +43,8 @@ def decode(kind: Kind, value: JsonValue, place: str = "") -> Any:  # noqa: ANN40
 
     Args:
         kind: `bool`, `int`, `float`, `str`, `list[T]`, `tuple[T, ...]`, `tuple[A, B]`,
-            `dict[str, T]`, a `TypedDict`, a `NamedTuple`, unions and literals of them, `object`.
+            `dict[str, T]`, a `TypedDict`, a `NamedTuple`, a `StrEnum`, unions and
+            literals of them, `object`.
         value: From JSON.
         place: Its name, for messages: `paths[3]`; empty: it is all there is.
 
@@ -64,6 +66,8 @@ def decode(kind: Kind, value: JsonValue, place: str = "") -> Any:  # noqa: ANN40
         return {name: decode(item, each, _join(place, name)) for name, each in value.items()}  # type: ignore[union-attr]  # required above
     if typing.is_typeddict(kind) or hasattr(kind, "_fields"):
         return _decode_fields(kind, value, place)
+    if isinstance(kind, enum.EnumType):
+        return _decode_word(kind, value, place)
     _require(kind, value, place)
     return value
 
@@ -99,6 +103,13 @@ def _decode_literal(kind: Kind, value: JsonValue, place: str) -> JsonValue:
     known = get_args(kind)
     if isinstance(value, str) and value in known:
         return value
+    raise InvalidValueError(_message(place, f"{_show(value)} is not one of {', '.join(known)}"))
+
+
+def _decode_word(kind: Kind, value: JsonValue, place: str) -> object:
+    known = [each.value for each in kind]
+    if value in known:
+        return kind(value)
     raise InvalidValueError(_message(place, f"{_show(value)} is not one of {', '.join(known)}"))
 
 

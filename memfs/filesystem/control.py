@@ -38,7 +38,6 @@ from memfs.filesystem.control_names import (
     WHY_XATTR,
 )
 from memfs.filesystem.tensor_headers import TensorHeaders
-from memfs.hot.pool import FULL_CODE
 from memfs.hot.protocol import shorten
 from memfs.hot.tensors import FormatError, parse_dtype, parse_shape
 from memfs.metadata.foreign import Conflict
@@ -68,7 +67,7 @@ from memfs.policy.marks import (
 from memfs.policy.outlook import Facts, outlook
 from memfs.policy.view import PRIORITY_DEFAULT
 from memfs.sizes import format_size
-from memfs.types import Durability, FormKind, Tier
+from memfs.types import Durability, FormKind, PendingCode, Tier
 from memfs.waiting import leave
 
 if TYPE_CHECKING:
@@ -443,12 +442,14 @@ class Control:
         pending = await self._engine.get_pending(inode.ino)
         answer = await self._decided(inode, decision)
         if pending is not None:
-            answer["pending"] = {
-                "wanted": pending.wanted.label,
-                "reason": pending.reason,
-                "attempts": pending.attempt_count,
-                "retry_ns": pending.retry_ns,
-            } | self._code_of(inode, pending)
+            answer["pending"] = _waits(
+                pending.wanted,
+                self._code_of(inode, pending),
+                pending.reason,
+                pending.attempt_count,
+                pending.retry_ns,
+                pending.until_ns,
+            )
         if (moving := self._under_way(inode.ino)) is not None:
             answer["pending"] = moving
         if (waits := await self._wait_for_writer(inode)) is not None:
@@ -498,12 +499,12 @@ class Control:
             }
         return answer
 
-    def _code_of(self, inode: Inode, pending: PendingMove) -> dict[str, str]:
-        """Return `code`, for programs, where a reason has one: `full`."""
-        if pending.wanted != Tier.HOT or self._hot is None:
-            return {}
-        full = self._hot.is_full_for(inode.ino, inode.generation)
-        return {"code": FULL_CODE} if full else {}
+    def _code_of(self, inode: Inode, pending: PendingMove) -> PendingCode:
+        """Return what a file waits for; no device is full for it since an earlier mount."""
+        if pending.code != PendingCode.FULL:
+            return pending.code
+        is_full = self._hot is not None and self._hot.is_full_for(inode.ino, inode.generation)
+        return PendingCode.FULL if is_full else PendingCode.OTHER
 
     async def _decided(self, inode: Inode, decision: Decision | None) -> dict[str, object]:
         """Return the decision that put a file where it is, or the pin that will move it."""
@@ -541,8 +542,7 @@ class Control:
             reason = f"{move.kind} under way: {done} of {total}"
         else:
             reason = "it waits for its turn, or is written into an object with others"
-        label = wanted.label if wanted is not None else Tier.COLD.label
-        return {"wanted": label, "reason": reason, "attempts": 0, "retry_ns": 0}
+        return _waits(wanted or Tier.COLD, PendingCode.OTHER, reason)
 
     async def _prospects(self, inode: Inode) -> dict[str, object]:
         """Return how much the policy values a file now, and what would change its place."""
@@ -571,7 +571,7 @@ class Control:
         # A mapping outlives its handle, and keeps the file from being sealed as well.
         how = "open" if self._open_table.has_writer(inode.ino) else "mapped"
         reason = f"a program has it {how} for writing; it moves when that ends"
-        return {"wanted": pin.label, "reason": reason, "attempts": 0, "retry_ns": 0}
+        return _waits(pin, PendingCode.OPEN, reason)
 
     async def _priority(self, inode: Inode) -> str:
         priority = await self._engine.effective_xattr(inode.ino, PRIORITY_XATTR)
@@ -660,6 +660,25 @@ class Control:
 
     async def _forms(self, inode: Inode) -> list[Form]:
         return await self._engine.list_all_forms(inode)
+
+
+def _waits(
+    wanted: Tier,
+    code: PendingCode,
+    reason: str,
+    attempt_count: int = 0,
+    retry_ns: int = 0,
+    until_ns: int = 0,
+) -> dict[str, object]:
+    """Return a pending move as `user.memfs.why` tells it; times in ns, 0: it has no such time."""
+    return {
+        "wanted": wanted.label,
+        "code": code,
+        "reason": reason,
+        "attempts": attempt_count,
+        "retry_ns": retry_ns,
+        "until_ns": until_ns,
+    }
 
 
 def _check_pin(inode: Inode, flags: int) -> None:

@@ -67,9 +67,9 @@ CONTROL_XATTRS: dict[bytes, ControlXattr] = {
     ),
     WHY_XATTR: ControlXattr(
         False,
-        "JSON: the last placement decision, a pending move with its reason, and the reason why a "
-        "file cannot be hot. Below `.memfs/snapshots`: which generation it is, where its bytes "
-        "are, and until when they are kept.",
+        "JSON: the last placement decision, a pending move with its reason and a code for "
+        "programs, and the reason why a file cannot be hot. Below `.memfs/snapshots`: which "
+        "generation it is, where its bytes are, and until when they are kept.",
     ),
     PRIORITY_XATTR: ControlXattr(
         True,

@@ -55,10 +55,6 @@ class Want(NamedTuple):
     """UUID that the program asks for."""
 
 
-NOT_STARTED = "the hot server has not started yet"
-"""Why the tier does not serve right after a mount."""
-
-
 class ResidentFile(NamedTuple):
     """A file that is in the hot tier: its slab was published."""
 
@@ -73,8 +69,10 @@ class HotBoard:
 
     def __init__(self) -> None:
         self.server: HotServerInfo | None = None
-        self.note: str | None = NOT_STARTED
+        self.note: str | None = "the hot server has not started yet"
         """Why the tier does not serve at present, for `memfs status`; None while it does."""
+        self.is_starting = True
+        """The first server since the mount neither runs nor has ended."""
         self.residents: dict[InodeNo, ResidentFile] = {}
         self._refusals: BoundedDict[InodeNo, tuple[Generation, str]] = BoundedDict(
             REFUSALS_KEPT_MAX
@@ -90,11 +88,13 @@ class HotBoard:
         self.residents.clear()
         self.server = server
         self.note = None
+        self.is_starting = False
 
     def end(self, note: str) -> None:
         """The server is gone, and with it all that it held."""
         self.server = None
         self.note = note
+        self.is_starting = False
         self.residents.clear()
         self._full.clear()
         self._demanded.clear()

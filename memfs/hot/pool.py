@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from memfs.errors import MemfsError
 from memfs.policy.s3fifo import S3Fifo
 from memfs.sizes import format_size
+from memfs.types import PendingCode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,14 +32,11 @@ PRECISION_LABELS = ("", "float32", "float16", "bfloat16")
 """Precisions of variants; the empty one is the file's own."""
 
 
-FULL_CODE = "full"
-"""In `user.memfs.why`: the file waits for room on a device."""
-
-
 class HotTierFullError(MemfsError):
     """No device has room for a slab beside what is pinned, leased or being loaded."""
 
     errno = errno.ENOSPC
+    pending_code = PendingCode.FULL
 
 
 class SlabKey(NamedTuple):

@@ -19,7 +19,7 @@ import trio
 from memfs.backoff import pause_after
 from memfs.bounded import BoundedDict
 from memfs.defects import as_failure
-from memfs.errors import MemfsError, StaleInodeError
+from memfs.errors import MemfsError, StaleInodeError, pending_code
 from memfs.hot.board import ResidentFile
 from memfs.hot.pool import HotTierFullError
 from memfs.hot.protocol import HotGoneError, HotMissError, error_reply, number_in, shorten
@@ -214,7 +214,7 @@ class HotTier:
             else:
                 self._board.clear_full(ino)
             if pinned:
-                await self._postpone(inode, str(failure))
+                await self._postpone(inode, caught)
             return failure
         return None
 
@@ -277,13 +277,16 @@ class HotTier:
             await self._engine.clear_pending(ino)
             await self._engine.record_decision(ino, decision)
 
-    async def _postpone(self, inode: Inode, reason: str) -> None:
+    async def _postpone(self, inode: Inode, failure: MemfsError | OSError) -> None:
         count = self._note_failure(inode)
         policy = self._parts.config.policy
         pause_s = pause_after(count, policy.retry_s_min, policy.retry_s_max)
         now_ns = time.time_ns()
         retry_ns = now_ns + int(pause_s * 1e9)
-        pending = PendingMove(inode.ino, Tier.HOT, reason, count, retry_ns, now_ns)
+        reason = str(failure)
+        pending = PendingMove(
+            inode.ino, Tier.HOT, reason, count, retry_ns, now_ns, pending_code(failure)
+        )
         async with self._engine.change():
             await self._engine.set_pending(pending)
         log.info("inode %d: not hot yet, next try in %.0f s: %s", inode.ino, pause_s, reason)

@@ -29,11 +29,12 @@ from memfs.errors import (
 )
 from memfs.jobs.file_work import CONCURRENT_COUNT_MAX
 from memfs.jobs.publishing import has_file, key_behind, removes_deleted
+from memfs.metadata.published import PublishProblem
 from memfs.metadata.records import InodeFlags
 from memfs.moves.outcome import MoveOutcome
 from memfs.moves.publish_marks import forget_root, is_allowed, list_roots, target_of
 from memfs.moves.publish_uploads import list_uploads
-from memfs.moves.publishing import TAKEN, published_below
+from memfs.moves.publishing import published_below
 from memfs.placement.quotas import cost_of_upload
 from memfs.policy.marks import PUBLISH_XATTR
 
@@ -355,4 +356,4 @@ def _is_due(known: PublishedObject, inode: Inode) -> bool:
     if (known.ino, known.generation) == (inode.ino, inode.generation):
         return False
     # It waits for people, unless the file has changed since.
-    return not (known.problem == TAKEN and known.mtime_ns == inode.mtime_ns)
+    return not (known.problem == PublishProblem.TAKEN and known.mtime_ns == inode.mtime_ns)

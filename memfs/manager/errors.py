@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import errno
-import re
 from datetime import UTC, datetime
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
 
 from memfs.errors import MemfsError
+from memfs.types import PendingCode
 
-_ENDS_BY = re.compile(r"ends by (\d{4}-\d\d-\d\d \d\d:\d\d) UTC")
-"""How `stores.restoring` tells when a restore is over at the latest."""
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class MissingKeyError(MemfsError, KeyError):
@@ -76,16 +76,17 @@ class ArchivedError(MemfsError, OSError):
         return str(self.args[0])
 
     @classmethod
-    def of(cls, key: str, reason: str) -> Self:
+    def of(cls, key: str, pending: Mapping[str, Any]) -> Self:
         """Return the error for a key.
 
         Args:
             key: That was to be retrieved.
-            reason: What `why` says of its pending move; empty: nothing yet.
+            pending: What `why` says of its pending move; empty: nothing yet.
         """
-        found = _ENDS_BY.search(reason)
-        until = None if found is None else datetime.fromisoformat(found[1]).replace(tzinfo=UTC)
-        told = reason or "its object is archived, and a restore was requested"
+        until = None
+        if pending.get("code") == PendingCode.ARCHIVED and pending["until_ns"]:
+            until = datetime.fromtimestamp(pending["until_ns"] / 1e9, tz=UTC)
+        told = pending.get("reason") or "its object is archived, and a restore was requested"
         return cls(f"the value of {key!r} cannot be read yet: {told}", until)
 
 

@@ -708,10 +708,10 @@ class MemoryManager(SnapshotKeeper):
         if error.errno != codes.EBUSY or self.mount is None or isinstance(error, MemfsError):
             return error
         try:
-            reason = str(self.why(key).get("pending", {}).get("reason", ""))
+            pending = self.why(key).get("pending", {})
         except (OSError, MemfsError):
-            reason = ""
-        return ArchivedError.of(key, reason)
+            pending = {}
+        return ArchivedError.of(key, pending)
 
     def _explained(self, error: OSError, tier: str | None) -> OSError:
         if tier is not None and error.errno in (codes.ENOTSUP, codes.EINVAL):

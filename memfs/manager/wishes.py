@@ -6,13 +6,12 @@ Invariant: comparing changes nothing, and a wish that cannot be compared is not 
 from __future__ import annotations
 
 import json
-import re
 import tempfile
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from memfs.config_file import keys, load_config
+from memfs.config_file import hidden_options, keys, load_config
 from memfs.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,9 +27,6 @@ _TOLERATED = 1.001
 """A mount's size is in whole pages; a wish may be so much larger."""
 
 _STORE_OPTION = "glacier.options."
-
-_HIDDEN = re.compile(r'^# (".*") is set, and not shown$', re.MULTILINE)
-"""An option of the store that `config_file.config_text` does not tell."""
 
 
 class Wishes(NamedTuple):
@@ -126,10 +122,7 @@ def options_of(mount: Mount, given: Mapping[str, object]) -> dict[str, object] |
         text = (mount.mountpoint / ".memfs" / "config.toml").read_text()
     except OSError:
         return None
-    hidden = [
-        name for name in _HIDDEN.findall(text) if _STORE_OPTION + json.loads(name) not in given
-    ]
-    if hidden:
+    if any(name not in given for name in hidden_options(text)):
         return None
     return {
         f"{section}.{name}": value
@@ -142,7 +135,7 @@ def options_of(mount: Mount, given: Mapping[str, object]) -> dict[str, object] |
 def _has_store_option(present: Config, text: str, name: str, value: object) -> bool:
     told = present.glacier.options
     # What may be a secret is only told to be there.
-    return told[name] == value if name in told else json.dumps(name) in _HIDDEN.findall(text)
+    return told[name] == value if name in told else _STORE_OPTION + name in hidden_options(text)
 
 
 def _config_of(options: Mapping[str, object]) -> Config:

@@ -6,12 +6,22 @@ the etag, or else the token that the record had before the object was sent.
 
 from __future__ import annotations
 
+import enum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from memfs.types import Generation, InodeNo
+
+
+class PublishProblem(enum.StrEnum):
+    """Why an object is not as its file is; the tables of states have these texts for ever."""
+
+    NONE = ""
+    """It is, or will be tried."""
+    TAKEN = "changed by someone else"
+    """Somebody else has written or removed it: it waits for people."""
 
 
 class PublishedObject(NamedTuple):
@@ -33,8 +43,7 @@ class PublishedObject(NamedTuple):
     mtime_ns: int
     digest: bytes
     """BLAKE3-256 of the bytes that were sent last."""
-    problem: str
-    """Why it is not as the file is; empty: it is, or will be tried."""
+    problem: PublishProblem
 
 
 class Published(Protocol):

@@ -20,6 +20,7 @@ from memfs.types import (
     InodeNo,
     IntentId,
     Layout,
+    PendingCode,
     Place,
     RawId,
     SnapshotId,
@@ -307,6 +308,11 @@ class PendingMove(NamedTuple):
     """Wall-clock time of the next attempt, nanoseconds since the epoch."""
     since_ns: int
     """When it began to wait; 0: an earlier version of memfs knew, and has not kept it."""
+    code: PendingCode
+    """What it waits for; `OTHER` if an earlier version of memfs has recorded it."""
+    until_ns: int = 0
+    """When that is over at the latest, as a provider or a quota says, since the epoch; 0: nobody
+    knows."""
 
 
 class MetricRow(NamedTuple):

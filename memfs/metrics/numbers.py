@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from memfs.errors import InvalidValueError
 from memfs.metrics.latency import BUCKET_COUNT
 from memfs.metrics.traffic import Level
-from memfs.metrics.waiting import WORDS
+from memfs.types import PendingCode
 
 Numbers = Mapping[str, int]
 """By name; what is left out is 0. No number is negative."""
@@ -73,7 +73,7 @@ def _places() -> dict[str, tuple[int, Combine]]:
         (0, Combine.LAST, _GAUGES),
         (32, Combine.SUM, _COUNTERS),
         (64, Combine.MOST, _MOST),
-        (80, Combine.LAST, (f"pending.{word}" for word in WORDS)),
+        (80, Combine.LAST, (f"pending.{code}" for code in PendingCode)),
         (
             100,
             Combine.LAST,

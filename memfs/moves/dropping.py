@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from memfs.errors import (
     InvalidValueError,
-    NotSupportedError,
     ObjectChangedError,
     ObjectMissingError,
+    StoreGoneError,
 )
 from memfs.linux.files import take_lease
 from memfs.metadata.records import InodeFlags
@@ -183,7 +183,7 @@ async def _see_another(
         return forms
     if remote is not None:
         if parts.remote is None:
-            raise NotSupportedError(
+            raise StoreGoneError(
                 f"inode {inode.ino}: its object is in a store that is not configured any more; the "
                 "local copy is the last one and stays"
             )

@@ -39,7 +39,7 @@ from memfs.errors import (
     ObjectMissingError,
     ObjectTakenError,
 )
-from memfs.metadata.published import PublishedObject
+from memfs.metadata.published import PublishedObject, PublishProblem
 from memfs.metadata.records import InodeFlags
 from memfs.moves.hydrating import hydrate
 from memfs.moves.outcome import MoveOutcome, MoveResult
@@ -71,15 +71,12 @@ _UNTIL = (
     "place"
 )
 
-TAKEN = "changed by someone else"
-"""Why an object is not as the file is."""
-
 
 class Published(NamedTuple):
     """What came of a file."""
 
     result: MoveResult
-    problem: str = ""
+    problem: PublishProblem = PublishProblem.NONE
     """Why the object is not as the file is."""
 
 
@@ -197,7 +194,7 @@ class Publication:
         if found is None:
             raise ObjectMissingError(f"{known.url}: it is not there any more")
         if (found.etag, found.size) != (known.etag, known.size):
-            raise ObjectChangedError(f"{known.url}: {TAKEN}")
+            raise ObjectChangedError(f"{known.url}: {PublishProblem.TAKEN}")
         for start in range(0, found.size, PART_BYTES):
             end = min(start + PART_BYTES, found.size)
             data = await self._store.read(key, found, start, end)
@@ -219,7 +216,7 @@ class Publication:
         """Release connections; idempotent."""
         await self._store.aclose()
 
-    async def remove(self, known: PublishedObject) -> str:
+    async def remove(self, known: PublishedObject) -> PublishProblem:
         """Remove an object that nobody has changed since; returns why it stays, if it does.
 
         Raises:
@@ -238,12 +235,14 @@ class Publication:
                 await self._delete(key, former, known)
         except ObjectTakenError:
             async with engine.change():
-                await engine.put_published(known._replace(generation=Generation(0), problem=TAKEN))
-            return TAKEN
+                await engine.put_published(
+                    known._replace(generation=Generation(0), problem=PublishProblem.TAKEN)
+                )
+            return PublishProblem.TAKEN
         self._parts.faults.reach("publishing.removed")
         async with engine.change():
             await engine.forget_published([known.url])
-        return ""
+        return PublishProblem.NONE
 
     async def _delete(self, key: str, former: str, known: PublishedObject) -> None:
         """Remove an object of an etag, or what the former life has put in its place since."""
@@ -346,7 +345,7 @@ class Publication:
         token = (await sender_of(engine)).make_token()
         record = PublishedObject(
             *(self.url_of(key), self.target, sent.ino, Generation(0), "", token),
-            *(sent.size, sent.mtime_ns, b"", ""),
+            *(sent.size, sent.mtime_ns, b"", PublishProblem.NONE),
         )
         if known is not None:
             try:
@@ -379,9 +378,11 @@ class Publication:
         """Record that there is an object of somebody else's."""
         engine = self._parts.engine
         async with engine.change():
-            await engine.put_published(record._replace(generation=Generation(0), problem=TAKEN))
+            await engine.put_published(
+                record._replace(generation=Generation(0), problem=PublishProblem.TAKEN)
+            )
             await forget_upload(engine, record.url)
-        return Published(MoveResult(MoveOutcome.SHARED), TAKEN)
+        return Published(MoveResult(MoveOutcome.SHARED), PublishProblem.TAKEN)
 
     async def _former(self, key: str, known: PublishedObject) -> str:
         """Return the etag of the object that is memfs's own; empty: there is no such object.
@@ -404,7 +405,7 @@ class Publication:
             return found.etag
         if is_inherited and found.etag == known.etag:
             # Else the author of an export in clear could have any object replaced.
-            raise ObjectTakenError(f"{known.url}: {TAKEN}; it stays as it is")
+            raise ObjectTakenError(f"{known.url}: {PublishProblem.TAKEN}; it stays as it is")
         return known.etag
 
     async def _is_ours(self, key: str, found: PublicObject, known: PublishedObject) -> bool:
@@ -440,7 +441,9 @@ class Publication:
             if checks:
                 present = await self._store.find(key)
                 if (present.etag if present is not None else "") != former:
-                    raise ObjectTakenError(f"{record.url}: {TAKEN}; it stays as it is")
+                    raise ObjectTakenError(
+                        f"{record.url}: {PublishProblem.TAKEN}; it stays as it is"
+                    )
             record = record._replace(digest=digest)
             async with engine.change():
                 await engine.put_published(record)

@@ -17,7 +17,7 @@ from memfs.metadata.records import Decision, PendingMove
 from memfs.placement.queues import WAITING_COUNT_MAX
 from memfs.policy import rules
 from memfs.policy.view import Goal, TierView
-from memfs.types import Tier
+from memfs.types import PendingCode, Tier
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -91,7 +91,9 @@ async def _put_off(context: Context, passed_over: Sequence[tuple[Move, Observed]
                 f"{WAITING_COUNT_MAX} moves of files of {named} wait already: it is slower than "
                 "files come, or does not answer"
             )
-            pending = PendingMove(move.ino, move.goal.tier, reason, 0, retry_ns, now_ns)
+            pending = PendingMove(
+                move.ino, move.goal.tier, reason, 0, retry_ns, now_ns, PendingCode.STORE
+            )
             with contextlib.suppress(StaleInodeError):
                 await context.engine.set_pending(pending)
 

@@ -7,8 +7,9 @@ that has moved on; no step is repeated at once.
 from __future__ import annotations
 
 import logging
+import math
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.backoff import pause_after
 from memfs.defects import as_failure
@@ -20,6 +21,7 @@ from memfs.errors import (
     StaleInodeError,
     StoreError,
     StoreNotConfiguredError,
+    pending_code,
 )
 from memfs.log_lines import SeldomLog
 from memfs.metadata.records import Decision, PendingMove
@@ -38,7 +40,7 @@ from memfs.policy import rules
 from memfs.policy.goals import Step, after_step, drops_last_copy, next_step
 from memfs.policy.quotas import Spent
 from memfs.policy.view import Goal
-from memfs.types import FormKind
+from memfs.types import FormKind, PendingCode
 
 if TYPE_CHECKING:
     from memfs.placement.candidate import Observed
@@ -57,11 +59,29 @@ RESTORING_COUNT_MAX = 10_000
 _OF_ONE = (ObjectMissingError, ObjectArchivedError, StoreNotConfiguredError)
 """What speaks against one file, and not against its store."""
 
-_OPEN = "a program has the file open or mapped; it moves when that ends"
 
-_SHARED = (
+class Wait(NamedTuple):
+    """Why a move waits."""
+
+    code: PendingCode
+    """For programs."""
+    reason: str
+    """For people, one sentence: cause and remedy."""
+    longest_s: float | None = None
+    """When that is over at the latest, from now on; None: nobody knows."""
+
+    @classmethod
+    def of(cls, error: MemfsError | OSError, longest_s: float | None = None) -> Wait:
+        """Return what an error has to be waited for."""
+        return cls(pending_code(error), str(error), longest_s)
+
+
+_OPEN = Wait(PendingCode.OPEN, "a program has the file open or mapped; it moves when that ends")
+
+_SHARED = Wait(
+    PendingCode.SHARED,
     "a clone of the file shares its compressed copy, and was used later or is pinned; it goes when "
-    "that one may go as well"
+    "that one may go as well",
 )
 
 
@@ -107,10 +127,10 @@ class Placer:
         except ObjectArchivedError as error:
             if len(self.restoring) < RESTORING_COUNT_MAX:
                 self.restoring.add(move.ino)
-            await self.postpone(move.ino, move.goal.tier, str(error))
+            await self.postpone(move.ino, move.goal.tier, Wait.of(error, error.ready_estimate_s))
         except Exception as error:
-            reason = as_failure(error, f"inode {move.ino} on its way to {move.goal.tier.label}")
-            await self.postpone(move.ino, move.goal.tier, str(reason))
+            failure = as_failure(error, f"inode {move.ino} on its way to {move.goal.tier.label}")
+            await self.postpone(move.ino, move.goal.tier, Wait.of(failure))
         return False
 
     async def _carry(self, move: Move, batched: MoveResult | None) -> bool:
@@ -188,7 +208,8 @@ class Placer:
             breaker.wait_s
             + self._context.rng.uniform(0.0, 1.0) * self._context.config.policy.retry_s_min
         )
-        await self.postpone(ino, wanted, breaker.reason or "the store is down", pause_s)
+        wait = Wait(PendingCode.STORE, breaker.reason or "the store is down")
+        await self.postpone(ino, wanted, wait, pause_s)
 
     async def wait_for_quota(self, ino: InodeNo, wanted: Tier, error: QuotaSpentError) -> None:
         """Have a file wait until there is room in a quota, or until the longest pause is over.
@@ -199,7 +220,9 @@ class Placer:
         pause_s = min(max(error.wait_s, policy.retry_s_min), policy.retry_s_max)
         # After the others of its hour by chance: not all of them are looked at in one round.
         pause_s += self._context.rng.uniform(0.0, 1.0) * policy.retry_s_min
-        await self.postpone(ino, wanted, str(error), pause_s)
+        # 0 is when what is under way has ended, and infinite that no day has room.
+        longest_s = error.wait_s if 0 < error.wait_s < math.inf else None
+        await self.postpone(ino, wanted, Wait.of(error, longest_s), pause_s)
 
     async def record_done(self, move: Move, moved_bytes: int) -> None:
         """Record that a file is where it belongs, and why."""
@@ -217,16 +240,17 @@ class Placer:
             return
 
     async def postpone(
-        self, ino: InodeNo, wanted: Tier, reason: str, pause_s: float | None = None
+        self, ino: InodeNo, wanted: Tier, wait: Wait, pause_s: float | None = None
     ) -> None:
         """Record why a file waits, and when it is tried again.
 
         Args:
             wanted: Where it is to go.
-            reason: One sentence: cause and remedy.
+            wait: What for.
             pause_s: Until the next attempt; None: doubling from one failure to the next.
         """
         engine, policy = self._context.engine, self._context.config.policy
+        code, reason, longest_s = wait
         failed = pause_s is None
         try:
             async with engine.change():
@@ -239,8 +263,11 @@ class Placer:
                     )
                 now_ns = self._context.clock()
                 retry_ns = now_ns + int(pause_s * 1e9)
+                until_ns = 0 if longest_s is None else now_ns + int(longest_s * 1e9)
                 await engine.set_pending(
-                    PendingMove(ino, wanted, reason, attempt_count, retry_ns, now_ns)
+                    PendingMove(
+                        ino, wanted, reason, attempt_count, retry_ns, now_ns, code, until_ns
+                    )
                 )
         except StaleInodeError:
             return

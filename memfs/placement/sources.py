@@ -17,12 +17,13 @@ from memfs.errors import StaleInodeError
 from memfs.moves.hydrating import take_hydrated
 from memfs.placement.candidate import observe, observe_all, observe_ranked
 from memfs.placement.decide import Shown
+from memfs.placement.execute import Wait
 from memfs.placement.resident import charge
 from memfs.placement.surveys import AccessSurvey, PinSurvey, SubtreeWalk
 from memfs.policy import rules
 from memfs.policy.goals import goal_of_pin, next_step
 from memfs.policy.view import Goal, Move
-from memfs.types import InodeNo, Tier
+from memfs.types import InodeNo, PendingCode, Tier
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable
@@ -40,7 +41,9 @@ IDLE_COPY_S = 60.0
 """The raw copy of a file that is pinned to a slower tier goes after so long without use. Guess:
 spans the pauses of a program that opens a file again and again."""
 
-_USED = f"it was used; its local copy goes after {IDLE_COPY_S:.0f} s without use"
+_USED = Wait(
+    PendingCode.USE, f"it was used; its local copy goes after {IDLE_COPY_S:.0f} s without use"
+)
 
 PINNED_A_ROUND = 512
 

@@ -398,7 +398,7 @@ def _snapshots(gathered: Gathered) -> Chart:
 
 
 def _pending(gathered: Gathered) -> Chart:
-    groups = gathered.pending_by_word()
+    groups = gathered.pending_by_code()
     option = {
         "tooltip": {"trigger": "axis", "axisPointer": {"type": "shadow"}},
         "grid": {"left": 90, "right": 24, "top": 12, "bottom": 32},
@@ -414,8 +414,8 @@ def _pending(gathered: Gathered) -> Chart:
         ],
     }
     rows = [
-        (word, move.path, move.wanted, move.reason, move.since or "")
-        for word, moves in groups.items()
+        (code, move.path, move.wanted, move.reason, move.since or "")
+        for code, moves in groups.items()
         for move in moves[: max(3, ROW_COUNT_MAX // len(groups))]
     ]
     return Chart(

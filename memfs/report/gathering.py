@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.metrics.rings import BY_RESOLUTION
 from memfs.metrics.rolling import fill
-from memfs.metrics.waiting import word_of
 from memfs.report.trials import UNTRIED
 
 if TYPE_CHECKING:
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from memfs.control.report import PendingReport, StatusReport
     from memfs.metrics.rolling import Period
     from memfs.report.trials import Tried
+    from memfs.types import PendingCode
 
 SPANS = {"hour": 10, "day": 60, "month": 900, "years": 86_400}
 """Resolutions by the name of what their ring covers."""
@@ -68,11 +68,11 @@ class Gathered(NamedTuple):
         """Return what a number comes to over the span."""
         return sum(period.numbers.get(name, 0) for period in self.periods)
 
-    def pending_by_word(self) -> dict[str, list[PendingReport]]:
+    def pending_by_code(self) -> dict[PendingCode, list[PendingReport]]:
         """Return the waiting moves by what they wait for, the largest group first."""
-        groups: dict[str, list[PendingReport]] = {}
+        groups: dict[PendingCode, list[PendingReport]] = {}
         for move in self.pending:
-            groups.setdefault(word_of(move.reason), []).append(move)
+            groups.setdefault(move.code, []).append(move)
         return dict(sorted(groups.items(), key=lambda group: -len(group[1])))
 
 

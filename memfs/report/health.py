@@ -10,8 +10,8 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING, NamedTuple
 
-from memfs.metrics.waiting import word_of
 from memfs.sizes import format_count, format_duration, format_size
+from memfs.types import PendingCode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -80,8 +80,7 @@ def _disk(status: StatusReport) -> Iterator[Finding]:
 
 def _waiting(pending: Sequence[PendingReport]) -> Iterator[Finding]:
     for move in pending:
-        word = word_of(move.reason)
-        if word in ("damage", "key"):
+        if move.code in (PendingCode.DAMAGE, PendingCode.KEY):
             yield Finding(Level.BAD, "damage", f"{move.path}: {move.reason}")
         elif move.attempt_count >= ATTEMPTS_MANY:
             yield Finding(

@@ -15,6 +15,7 @@ from memfs.report.costs import cost_by_tier, costs_of, money
 from memfs.report.gathering import SPANS
 from memfs.report.latencies import latencies_of
 from memfs.sizes import format_count, format_duration, format_size
+from memfs.types import PendingCode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -128,7 +129,7 @@ def _store(gathered: Gathered) -> Iterator[Sentence]:
 
 def _tiers(gathered: Gathered) -> Iterator[Sentence]:
     for tier in gathered.status.tiers:
-        if tier.note is not None and tier.note != "turned off":
+        if tier.note is not None and tier.is_on:
             weight = Weight.ACT if _is_full(tier) else Weight.KNOW
             yield Sentence(weight, f"About the {tier.tier} tier: {tier.note}.")
 
@@ -248,24 +249,34 @@ def _trials(gathered: Gathered) -> Iterator[Sentence]:
 
 # Sentences about open files and a full RAM tier have their remedy.
 _REMEDIES = {
-    "quota": "They go on when the quota has room; raise it in [quotas] if that is too late.",
-    "archived": "Archived objects are being restored, which takes hours.",
-    "disk": "Remove files from the disk of the state directory, or use a larger one.",
-    "key": "Name the missing key in encryption.keys.",
-    "damage": "Run `memfs scrub`, and `memfs fsck` after the next unmount.",
-    "store": "They go on when the object store serves again.",
+    PendingCode.QUOTA: (
+        "They go on when the quota has room; raise it in [quotas] if that is too late."
+    ),
+    PendingCode.ARCHIVED: "Archived objects are being restored, which takes hours.",
+    PendingCode.DISK: "Remove files from the disk of the state directory, or use a larger one.",
+    PendingCode.KEY: "Name the missing key in encryption.keys.",
+    PendingCode.DAMAGE: "Run `memfs scrub`, and `memfs fsck` after the next unmount.",
+    PendingCode.STORE: "They go on when the object store serves again.",
 }
+_BAD = {
+    PendingCode.DISK,
+    PendingCode.KEY,
+    PendingCode.DAMAGE,
+    PendingCode.STORE,
+    PendingCode.RAM,
+}
+"""What does not pass by itself."""
 
 
 def _pending(gathered: Gathered) -> Iterator[Sentence]:
-    for word, moves in gathered.pending_by_word().items():
-        is_bad = word in ("disk", "key", "damage", "store", "ram")
+    for code, moves in gathered.pending_by_code().items():
+        is_bad = code in _BAD
         count = format_count(len(moves), "move")
         verb = "waits" if len(moves) == 1 else "wait"
         yield Sentence(
             Weight.ACT if is_bad else Weight.KNOW,
-            f"{count} {verb} ({word}), such as {moves[0].path}: {moves[0].reason}.",
-            _REMEDIES.get(word, ""),
+            f"{count} {verb} ({code}), such as {moves[0].path}: {moves[0].reason}.",
+            _REMEDIES.get(code, ""),
         )
 
 

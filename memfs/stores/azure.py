@@ -24,6 +24,7 @@ from memfs.encryption.secret_files import read_secret_file
 from memfs.errors import (
     MemfsError,
     ObjectMissingError,
+    SourceArchivedError,
     StoreError,
     StoreUnavailableError,
     UsageError,
@@ -310,7 +311,7 @@ class AzureStore(FsspecStore):
                 self._properties(wanted.key)
                 raise self._changed(wanted, "another one was written") from error
             if error_code_of(error) == "BlobArchived":
-                raise StoreError(
+                raise SourceArchivedError(
                     f"store {self._url}: get {wanted.key}: it is archived; have it restored there"
                 ) from error
             raise

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from memfs.addresses import key_within
-from memfs.errors import NotSupportedError
+from memfs.errors import StoreGoneError
 from memfs.stores.plain import PlainReader
 from memfs.stores.reading import FrameReader
 from memfs.types import OWN_STORE, Layout
@@ -47,11 +47,11 @@ def range_reader(store: RemoteStore, form: StoredForm) -> RangeReader:
     """Return a function that reads bytes `[start, end)` of a remote form.
 
     Raises:
-        NotSupportedError: It lies in another store.
+        StoreGoneError: It lies in another store.
     """
     place = form.place
     if place.store != OWN_STORE:
-        raise NotSupportedError(
+        raise StoreGoneError(
             f"{place}: lies in a source that this mount does not read; adopt it again"
         )
     first = place.offset or 0
@@ -73,7 +73,7 @@ async def open_content(store: RemoteStore, form: StoredForm, unlock: Unlock) -> 
     Raises:
         CorruptDataError: Its table is damaged or the object truncated, or it has another size.
         EncryptionKeyError: The key that decrypts it is not there.
-        NotSupportedError: It lies in another store.
+        StoreGoneError: It lies in another store.
         StoreError: As `RemoteStore.get_range`.
     """
     store = store.of(form.place.key)

@@ -142,7 +142,7 @@ class RestoreDesk:
             `without_restores`.
         """
         if not _restoring.get():
-            return ObjectArchivedError(f"{what}: the object is archived; nobody restores it", 0.0)
+            return ObjectArchivedError(f"{what}: the object is archived; nobody restores it", None)
         with self._lock:
             ticket = self._tickets.get(key)
             if ticket is not None and (ticket.found is None or self._clock() < ticket.look_again_s):
@@ -172,7 +172,7 @@ class RestoreDesk:
             return ObjectArchivedError(
                 f"{what}: the object is archived, and a restore is being requested; "
                 "the file opens when that is done",
-                LOOK_PAUSE_S,
+                None,
             )
         head = (
             f"{what}: the object is in storage class {found.storage_class}; its restore "

@@ -23,6 +23,7 @@ from s3fs.core import _error_wrapper
 from memfs.errors import (
     MemfsError,
     ObjectMissingError,
+    SourceArchivedError,
     StoreError,
     StoreUnavailableError,
     UsageError,
@@ -510,15 +511,15 @@ class S3Store(FsspecStore):
             if code == "NoSuchVersion":
                 raise self._changed(wanted, "that version was removed") from error
             if code == "InvalidObjectState":
-                raise StoreError(
+                raise SourceArchivedError(
                     f"store {self._url}: get {wanted.key}: it is archived; have it restored there"
                 ) from error
             raise
 
     def _check_answer(self, wanted: SourceObject, answer: Mapping[str, Any]) -> None:
         """See that bytes are those of an object, whatever the store makes of conditions."""
-        etag, told = answer.get("ETag"), str(answer.get("ContentRange", ""))
-        total = told.rpartition("/")[2]
+        etag, span = answer.get("ETag"), str(answer.get("ContentRange", ""))
+        total = span.rpartition("/")[2]
         if etag != wanted.etag or total != str(wanted.size):
             raise self._changed(wanted, f"{etag}, of {total or 'so many'} bytes, was sent")
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from memfs.hot.board import NOT_STARTED
 from memfs.hot.client import client_at
 from memfs.hot.protocol import HotMissError
 from memfs.torch.dtypes import precision_of
@@ -288,7 +287,7 @@ class HotMemory:
     def _check(self, size_gb: float | None, threshold: float | None) -> None:
         deadline_s = time.monotonic() + _START_S_MAX
         answer = stats(self.directory)
-        while NOT_STARTED in str(answer.get("note")) and time.monotonic() < deadline_s:
+        while answer.get("starting") and time.monotonic() < deadline_s:
             time.sleep(_START_POLL_S)
             answer = stats(self.directory)
         devices = [d for d in answer.get("devices", ()) if d["kind"] == self.device.type]

@@ -19,7 +19,6 @@ from memfs.client.mount import Mount
 from memfs.client.placement import PlacementError
 from memfs.control.client import ControlError
 from memfs.hot.devices.device import DeviceError
-from memfs.hot.pool import FULL_CODE
 from memfs.hot.pool import HotTierFullError as TierFullError
 from memfs.hot.protocol import HotGoneError, HotMissError, HotTimeoutError
 from memfs.torch.errors import (
@@ -32,6 +31,7 @@ from memfs.torch.files import TensorFile
 from memfs.torch.loading import report_of, resolve_device
 from memfs.torch.mounts import PATHS_A_CALL, by_mount, require_mount
 from memfs.torch.slabs import leased, serves, ticket_for
+from memfs.types import PendingCode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -216,7 +216,7 @@ def wait_hot(path: str | os.PathLike[str], timeout: float = 60.0) -> None:
     while (_tier := os.getxattr(path, "user.memfs.tier")) != b"hot":
         why = json.loads(os.getxattr(path, "user.memfs.why"))
         pending = why.get("pending")
-        if pending is not None and pending.get("code") == FULL_CODE:
+        if pending is not None and pending.get("code") == PendingCode.FULL:
             raise HotTierFullError(f"{os.fspath(path)}: {pending['reason']}")
         if time.monotonic() > deadline_s:
             raise TimeoutError(f"{os.fspath(path)} is {_tier.decode()} after {timeout:g} s: {why}")

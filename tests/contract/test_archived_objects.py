@@ -158,7 +158,9 @@ async def test_reading_an_archived_s3_object_restores_it_once(
         for _ in range(4):
             nursery.start_soon(read)
     assert methods.count("restore_object") == 1
-    assert 11.9 * HOUR_S < errors[-1].ready_estimate_s <= 12 * HOUR_S
+    estimate_s = errors[-1].ready_estimate_s
+    assert estimate_s is not None
+    assert 11.9 * HOUR_S < estimate_s <= 12 * HOUR_S
     assert "ends by" in str(errors[-1])
     assert not errors[-1].transient
 
@@ -216,6 +218,7 @@ async def test_an_azure_blob_is_archived_and_rehydrated(
     assert azurite.properties(BUCKET, f"{tmp_path.name}/k").blob_tier == "Archive"
     with pytest.raises(ObjectArchivedError, match="class Archive") as caught:
         await store.get_range("k", 0, 5)
+    assert caught.value.ready_estimate_s is not None
     assert caught.value.ready_estimate_s <= HOUR_S
     # The server rehydrates at once.
     assert await store.get_range("k", 0, 5) == b"01234"

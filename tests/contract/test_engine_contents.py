@@ -29,6 +29,7 @@ from memfs.types import (
     FormKind,
     Generation,
     InodeNo,
+    PendingCode,
     Place,
     RawId,
     Tier,
@@ -141,7 +142,9 @@ async def test_work_is_counted_up_to_a_limit(engine: Engine) -> None:
     for number in range(2):
         await make_file(engine, b"open-%d" % number)
     await engine.mark_durable([(sealed[0].ino, sealed[0].generation)])
-    await engine.set_pending(PendingMove(sealed[0].ino, Tier.GLACIER, "down", 1, 10, 5))
+    await engine.set_pending(
+        PendingMove(sealed[0].ino, Tier.GLACIER, "down", 1, 10, 5, PendingCode.STORE)
+    )
     file = sealed[1]
     await engine.begin_intent(MoveKind.UPLOAD, file.ino, file.generation, "key", NOW_NS)
     assert await engine.count_work(10) == WorkCounts(2, 2, 1, 1)

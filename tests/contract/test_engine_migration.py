@@ -33,7 +33,7 @@ from memfs.query.values import stored_value
 from memfs.stores.lost_found import LostFound
 from memfs.stores.packed import PackedStore
 from memfs.stores.raw import RawStore
-from memfs.types import ROOT_INODE, FormKind, InodeNo, Layout, Place
+from memfs.types import ROOT_INODE, FormKind, InodeNo, Layout, PendingCode, Place
 from tests.contract.engine.making import live_tree, names_in, tree_at
 from tests.contract.engine.site import run, write_first_layout
 from tests.crash.moves_scenario import KEYS
@@ -88,9 +88,9 @@ async def describe(state: State, inode: Inode) -> dict[str, Any]:
     if stat.S_ISLNK(inode.mode):
         found["target"] = (await engine.read_link(ino)).hex()
     pending = await engine.get_pending(ino)
-    # Format 2 knew not since when.
-    assert pending is None or pending.since_ns == 0
-    found["pending"] = None if pending is None else pending[:-1]
+    # Format 2 knew not since when, nor in a word what for.
+    assert pending is None or pending[5:] == (0, PendingCode.OTHER, 0)
+    found["pending"] = None if pending is None else pending[:5]
     found["decision"] = await engine.get_decision(ino)
     found["effective_pin"] = await engine.effective_pin(ino)
     found["effective_codec"] = await engine.effective_codec(ino)

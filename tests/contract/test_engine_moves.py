@@ -8,7 +8,9 @@ import pytest
 
 from memfs.errors import NotFoundError, StaleInodeError
 from memfs.metadata.records import Decision, Intent, MoveKind, PendingMove, Usage
-from memfs.types import ROOT_INODE, FormKind, Generation, InodeNo, Tier
+from memfs.metadata.sqlite.engine import SqliteEngine
+from memfs.metadata.sqlite.statements import PUT_PENDING, PUT_PENDING_CODE
+from memfs.types import ROOT_INODE, FormKind, Generation, InodeNo, PendingCode, Tier
 from tests.contract.engine.making import (
     NOW_NS,
     garbage_in,
@@ -111,8 +113,10 @@ async def test_regular_files_are_listed_by_number(engine: Engine) -> None:
 async def test_pending_moves_are_listed_when_due(engine: Engine) -> None:
     first = await make_file(engine, b"first")
     second = await make_file(engine, b"second")
-    late = PendingMove(first.ino, Tier.GLACIER, "the store is away", 3, 200, 50)
-    early = PendingMove(second.ino, Tier.COLD, "the disk is full", 1, 100, 60)
+    late = PendingMove(
+        first.ino, Tier.GLACIER, "the store is away", 3, 200, 50, PendingCode.STORE, 900
+    )
+    early = PendingMove(second.ino, Tier.COLD, "the disk is full", 1, 100, 60, PendingCode.DISK)
     await engine.set_pending(late._replace(retry_ns=1))
     await engine.set_pending(late)
     await engine.set_pending(early)
@@ -137,7 +141,7 @@ async def test_last_decision_is_kept(engine: Engine) -> None:
 
 async def test_reaped_inode_takes_its_records_along(engine: Engine) -> None:
     file = await make_file(engine, b"file")
-    await engine.set_pending(PendingMove(file.ino, Tier.COLD, "", 1, 1, 1))
+    await engine.set_pending(PendingMove(file.ino, Tier.COLD, "", 1, 1, 1, PendingCode.OTHER))
     await engine.record_decision(file.ino, Decision("age", "", 0, 0))
     await engine.unlink(ROOT_INODE, b"file", NOW_NS)
     await engine.reap([file.ino])
@@ -145,7 +149,7 @@ async def test_reaped_inode_takes_its_records_along(engine: Engine) -> None:
     with pytest.raises(StaleInodeError):
         await engine.get_decision(file.ino)
     with pytest.raises(StaleInodeError):
-        await engine.set_pending(PendingMove(file.ino, Tier.COLD, "", 1, 1, 1))
+        await engine.set_pending(PendingMove(file.ino, Tier.COLD, "", 1, 1, 1, PendingCode.OTHER))
 
 
 # --- totals and transactions ---------------------------------------------------------------------
@@ -222,7 +226,7 @@ async def test_a_wait_keeps_its_beginning(engine_site: SqliteSite) -> None:
     """From attempt to attempt, over a crash, until another tier is wanted or the wait is over."""
     engine = engine_site.engine
     file = await make_sealed(engine, b"a")
-    move = PendingMove(file.ino, Tier.GLACIER, "the store is away", 1, 200, 50)
+    move = PendingMove(file.ino, Tier.GLACIER, "the store is away", 1, 200, 50, PendingCode.STORE)
     await engine.set_pending(move)
     await engine.set_pending(move._replace(attempt_count=2, since_ns=70))
     await engine.commit()
@@ -235,4 +239,33 @@ async def test_a_wait_keeps_its_beginning(engine_site: SqliteSite) -> None:
     assert await engine.get_pending(file.ino) == move._replace(since_ns=90)
     await engine.unlink(ROOT_INODE, b"a", NOW_NS)
     await engine.reap([file.ino])
+    assert engine.check() == []
+
+
+@local_only
+async def test_a_code_is_that_of_the_row_beside_it(engine_site: SqliteSite) -> None:
+    """A version that knows no codes replaces the row alone, and one that knows more writes them."""
+    engine = engine_site.engine
+    file = await make_sealed(engine, b"a")
+    move = PendingMove(
+        file.ino, Tier.GLACIER, "restored soon", 1, 200, 50, PendingCode.ARCHIVED, 7000
+    )
+    await engine.set_pending(move)
+    await engine.commit()
+    engine = engine_site.crash()
+    assert isinstance(engine, SqliteEngine)
+    assert await engine.get_pending(file.ino) == move
+    engine._write(PUT_PENDING, (file.ino, int(Tier.COLD), "the disk is full", 2, 300))
+    plain = move._replace(
+        wanted=Tier.COLD,
+        reason="the disk is full",
+        attempt_count=2,
+        retry_ns=300,
+        code=PendingCode.OTHER,
+        until_ns=0,
+    )
+    assert await engine.get_pending(file.ino) == plain
+    engine._write(PUT_PENDING_CODE, (file.ino, 300, "weather", 0))
+    assert await engine.list_pending(None, 10) == [plain]
+    await engine.clear_pending(file.ino)
     assert engine.check() == []

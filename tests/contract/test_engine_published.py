@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memfs.metadata.published import PublishedObject
+from memfs.metadata.published import PublishedObject, PublishProblem
 from memfs.types import Generation, InodeNo
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def record(key: str, generation: int = 1) -> PublishedObject:
         3,
         1 << 60,
         bytes(32),
-        "",
+        PublishProblem.NONE,
     )
 
 

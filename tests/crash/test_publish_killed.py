@@ -15,9 +15,10 @@ import pytest
 import trio
 
 from memfs.config import PublishConfig
+from memfs.metadata.published import PublishProblem
 from memfs.moves.faults import PUBLISH_POINTS, FaultPoints
 from memfs.moves.outcome import MoveOutcome
-from memfs.moves.publishing import TAKEN, Publication
+from memfs.moves.publishing import Publication
 from memfs.stores.remote import open_public_store
 from memfs.stores.store import PART_BYTES
 from memfs.types import ROOT_INODE
@@ -164,7 +165,7 @@ def test_a_kill_leaves_an_object_that_is_known_again(
         there.put(b"theirs")
     problem = in_child(live, FaultPoints(), SECOND)
     if meddled and point != "publishing.published":
-        assert problem == TAKEN
+        assert problem == PublishProblem.TAKEN
         assert there.content() == b"theirs"
     elif meddled:
         # It was whole, and nobody looks before the file changes again.

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from memfs.control.report import PendingReport
+from memfs.types import PendingCode
 from memfs_tools.live.keys import read_keys
 from memfs_tools.live.sampling import Sample, as_json, rates
 from memfs_tools.live.screen import StatusScreen, TopScreen
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
     from memfs.control.methods.mount import ActivityReport
 
 WAITING = [
-    PendingReport(f"/b{HOSTILE}", "glacier", "the store refuses: 403", 3, 42.0, None),
-    PendingReport("/a", "warm", "the RAM tier is full", 0, 0.0, None),
+    PendingReport(
+        f"/b{HOSTILE}", "glacier", "the store refuses: 403", 3, 42.0, None, PendingCode.STORE
+    ),
+    PendingReport("/a", "warm", "the RAM tier is full", 0, 0.0, None, PendingCode.RAM),
 ]
 ACTIVITY: ActivityReport = {
     "request_count": 1000,
@@ -161,7 +164,10 @@ def test_moves_are_shown_with_their_speed_and_what_waits_with_its_reason() -> No
 
 def test_a_long_list_is_gone_through() -> None:
     screen = top()
-    waiting = [PendingReport(f"/file-{at:03}", "warm", "why", 0, 0.0, None) for at in range(100)]
+    waiting = [
+        PendingReport(f"/file-{at:03}", "warm", "why", 0, 0.0, None, PendingCode.OTHER)
+        for at in range(100)
+    ]
     screen.take(sample()._replace(pending=waiting))
     screen.press("m")
     assert "/file-099" not in "\n".join(drawn(screen.render(80, 24), 80, 24))

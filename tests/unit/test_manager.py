@@ -459,12 +459,20 @@ def test_a_batch_shows_a_bar_on_request(
 
 
 def test_an_archived_value_says_until_when_it_is_restored() -> None:
-    reason = "file: the object is in storage class GLACIER; so it ends by 2026-03-01 05:06 UTC; ..."
-    error = ArchivedError.of("k", reason)
-    assert error.until == datetime(2026, 3, 1, 5, 6, tzinfo=UTC)
-    assert str(error) == f"the value of 'k' cannot be read yet: {reason}"
+    until = datetime(2026, 3, 1, 5, 6, tzinfo=UTC)
+    pending = {
+        "code": "archived",
+        "reason": "es dauert",
+        "until_ns": int(until.timestamp()) * 10**9,
+    }
+    error = ArchivedError.of("k", pending)
+    assert error.until == until
+    assert str(error) == "the value of 'k' cannot be read yet: es dauert"
     assert (error.errno, isinstance(error, OSError)) == (errno.EBUSY, True)
-    early = ArchivedError.of("k", "")
+    # A quota's end is not that of the restore.
+    assert ArchivedError.of("k", pending | {"code": "quota"}).until is None
+    assert ArchivedError.of("k", pending | {"until_ns": 0}).until is None
+    early = ArchivedError.of("k", {})
     assert early.until is None
     assert "a restore was requested" in str(early)
 

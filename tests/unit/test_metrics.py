@@ -15,18 +15,18 @@ from memfs.control.report import ExportReport, StatusReport
 from memfs.metadata.foreign import Conflict
 from memfs.metrics import table
 from memfs.metrics.latency import BUCKET_COUNT, UNIT_BITS, Latencies, limit_ns
+from memfs.metrics.numbers import PLACES
 from memfs.metrics.sources import SourceCounts
 from memfs.metrics.table import METRICS, Kind
 from memfs.metrics.text import Histogram, Sample, render
 from memfs.metrics.traffic import Edge, Level, Total, Traffic
-from memfs.metrics.waiting import WORDS, word_of
 from memfs.moves.batching import upload_batch
 from memfs.moves.dropping import drop_raw
 from memfs.moves.hydrating import hydrate
 from memfs.moves.packing import pack
 from memfs.moves.uploading import upload
-from memfs.placement import execute, sources
 from memfs.stores.counts import Call, StoreCounts
+from memfs.types import PendingCode
 from memfs_daemon.metrics import MetricsMethods
 from memfs_daemon.stalls import Stalls
 from memfs_daemon.status import Status
@@ -166,30 +166,15 @@ async def test_every_kind_of_move_is_counted_once(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("word", "reason"),
-    [
-        ("quota", "waits for the quota quotas.upload_per_day: 3 of 4 used, 2 needed; more at 7"),
-        ("quota", "it takes up to 5.0 GiB, and quotas.egress_per_day allows 1 GiB in a day"),
-        ("open", execute._OPEN),
-        ("use", sources._USED),
-        ("shared", execute._SHARED),
-        ("archived", "objects/1: the object is archived; its restore takes hours"),
-        ("ram", "the RAM tier (1.0 GiB without pools) is full of pinned files; unpin others"),
-        ("ram", "pool training (1.0 GiB) is full of pinned files, or smaller than this one"),
-        ("disk", "/state: the disk is full; remove files from it"),
-        ("damage", "inode 7: no form of its content is known; run memfs fsck"),
-        ("store", "the store is down"),
-        ("store", "bucket does not exist"),
-        ("store", "4 moves of files of the store archive wait already"),
-        ("store", "store s3://b/archive: get archive/7: no answer within 60 s"),
-        ("archived", "store s3://b: get 7: it is archived; have it restored there"),
-        ("other", "something that nobody has thought of"),
-    ],
-)
-def test_a_reason_has_its_word(word: str, reason: str) -> None:
-    assert word_of(reason) == word
-    assert word in WORDS
+def test_a_code_keeps_its_number() -> None:
+    """Rows of the rings live for years."""
+    codes = [f"pending.{code}" for code in PendingCode]
+    assert [PLACES[code][0] for code in codes] == [*range(80, 80 + len(codes))]
+    assert codes[:11] == [
+        *("pending.quota", "pending.open", "pending.use", "pending.shared", "pending.archived"),
+        *("pending.ram", "pending.disk", "pending.key", "pending.damage", "pending.store"),
+        "pending.other",
+    ]
 
 
 async def test_all_numbers_of_a_mount_are_in_its_text(tmp_path: Path) -> None:

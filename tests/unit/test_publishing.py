@@ -32,6 +32,7 @@ from memfs.jobs import publishing
 from memfs.jobs.publish_following import Following
 from memfs.jobs.publishing import Places, PublishMethods
 from memfs.jobs.scrubbing import ScrubOutcome, scrub_file
+from memfs.metadata.published import PublishProblem
 from memfs.metadata.records import NewInode
 from memfs.moves.dropping import drop_raw
 from memfs.moves.faults import FaultPoints
@@ -40,7 +41,7 @@ from memfs.moves.outcome import MoveOutcome
 from memfs.moves.packing import pack
 from memfs.moves.publish_marks import is_allowed, list_roots, note_root, target_of
 from memfs.moves.publish_uploads import list_uploads
-from memfs.moves.publishing import TAKEN, Publication
+from memfs.moves.publishing import Publication
 from memfs.moves.uploading import upload
 from memfs.placement.quotas import Quotas
 from memfs.policy.marks import PUBLISH_DELETED_XATTR, PUBLISH_XATTR
@@ -172,19 +173,19 @@ async def test_what_somebody_else_has_written_is_never_replaced(bench: Bench) ->
     state = bench.state
     ino = await state.create("a", CONTENT)
     bench.put("before", b"theirs")
-    assert (await bench.place.publish(ino, "before"))[1] == TAKEN
-    assert (await bench.place.publish(ino, "before"))[1] == TAKEN
+    assert (await bench.place.publish(ino, "before"))[1] == PublishProblem.TAKEN
+    assert (await bench.place.publish(ino, "before"))[1] == PublishProblem.TAKEN
     assert bench.get("before")["Bytes"] == b"theirs"
     await bench.place.publish(ino, "since")
     bench.put("since", b"theirs")
     await state.rewrite(ino, b"ours, new")
     for _ in range(2):
-        assert (await bench.place.publish(ino, "since"))[1] == TAKEN
+        assert (await bench.place.publish(ino, "since"))[1] == PublishProblem.TAKEN
         assert bench.get("since")["Bytes"] == b"theirs"
     known = await state.engine.get_published(bench.place.url_of("since"))
     assert known is not None
-    assert (known.generation, known.problem) == (0, TAKEN)
-    assert await bench.place.remove(known) == TAKEN
+    assert (known.generation, known.problem) == (0, PublishProblem.TAKEN)
+    assert await bench.place.remove(known) == PublishProblem.TAKEN
     assert bench.get("since")["Bytes"] == b"theirs"
     # They give way.
     bench.delete("since")
@@ -288,7 +289,7 @@ async def test_a_store_without_conditions_needs_a_permission(tmp_path: Path) -> 
         assert fsspec.filesystem("memory").cat(f"/{tmp_path.name}/a") == content
     fsspec.filesystem("memory").pipe(f"/{tmp_path.name}/a", b"theirs")
     await state.rewrite(ino, b"ours")
-    assert (await place.publish(ino, "a", unconditional=True))[1] == TAKEN
+    assert (await place.publish(ino, "a", unconditional=True))[1] == PublishProblem.TAKEN
     assert fsspec.filesystem("memory").cat(f"/{tmp_path.name}/a") == b"theirs"
     assert fsspec.filesystem("memory").ls(f"/{tmp_path.name}", detail=False) == [
         f"/{tmp_path.name}/a"
@@ -528,7 +529,7 @@ async def test_what_becomes_of_objects_without_files_is_said_for_each_directory(
     assert sorted(os.listdir(there)) == ["a", "b", "c"]
     report = await methods.publish_removed(int(ROOT_INODE), url)
     assert (report["removed_count"], report["left_count"]) == (2, 1)
-    assert report["problems"] == [f"{url}/a: {TAKEN}"]
+    assert report["problems"] == [f"{url}/a: {PublishProblem.TAKEN}"]
     assert os.listdir(there) == ["a"]
     assert (there / "a").read_bytes() == b"theirs"
     with pytest.raises(InvalidValueError, match="keep or remove"):
@@ -561,7 +562,7 @@ async def test_a_large_file_is_sent_and_read_back_in_parts(tmp_path: Path) -> No
     with pytest.raises(ObjectChangedError):
         await place.publish(ino, "a")
     store.read = read  # type: ignore[method-assign]
-    assert (await place.publish(ino, "a")).problem == TAKEN
+    assert (await place.publish(ino, "a")).problem == PublishProblem.TAKEN
     assert (there / "a").read_bytes() == content
     state.close()
 

@@ -18,14 +18,14 @@ from memfs.errors import NotSupportedError
 from memfs.exports.importing import take_over
 from memfs.jobs.publish_following import Following
 from memfs.jobs.publishing import Places, PublishMethods
-from memfs.metadata.published import PublishedObject
+from memfs.metadata.published import PublishedObject, PublishProblem
 from memfs.metadata.records import IndexState, NewInode
 from memfs.moves.mending import fill_from_published
 from memfs.moves.outcome import MoveOutcome
 from memfs.moves.progress import MoveProgress
 from memfs.moves.publish_marks import ROOTS_SETTING, list_roots, note_root
 from memfs.moves.publish_tokens import Sender, sender_of
-from memfs.moves.publishing import TAKEN, Publication
+from memfs.moves.publishing import Publication
 from memfs.moves.uploading import upload
 from memfs.placement.quotas import Quotas
 from memfs.policy.marks import PUBLISH_XATTR
@@ -175,7 +175,7 @@ async def test_a_recovered_mount_goes_on_publishing(tmp_path: Path, bucket: Buck
         with pytest.raises(NotSupportedError, match="take the store over"):
             await place.remove(known)
         new = await make(world, directory, "new", b"x")
-        assert (await place.publish(new, "new"))[1] == TAKEN
+        assert (await place.publish(new, "new"))[1] == PublishProblem.TAKEN
         assert (await place.publish(new, "of this life"))[0].outcome == MoveOutcome.DONE
         await engine.unlink(directory, b"new", 6)
         unchanged = {key: token for key, token in before.items() if key != "theirs"}
@@ -202,7 +202,7 @@ async def test_a_recovered_mount_goes_on_publishing(tmp_path: Path, bucket: Buck
         assert "new" not in found
         told = (await bucket.methods(world).published(bucket.url))["objects"]
         problems = {each["key"]: each["problem"] for each in told if each["problem"]}
-        assert problems == {"theirs": TAKEN}
+        assert problems == {"theirs": PublishProblem.TAKEN}
 
 
 async def test_records_of_an_export_hold_for_what_it_shows(tmp_path: Path, bucket: Bucket) -> None:
@@ -265,8 +265,8 @@ async def test_an_object_with_the_etag_of_the_export_but_no_token_is_somebody_el
         assert found is not None
         assert found.etag == known.etag
         await world.state.rewrite(ino, b"ours, of later")
-        assert (await place.publish(ino, "a"))[1] == TAKEN
-        assert await place.remove(known) == TAKEN
+        assert (await place.publish(ino, "a"))[1] == PublishProblem.TAKEN
+        assert await place.remove(known) == PublishProblem.TAKEN
         assert bucket.objects() == {"a": CONTENT}
 
 
@@ -285,7 +285,7 @@ async def test_the_state_before_an_import_takes_nothing_from_the_one_after(
             await other.state.rewrite(ino, b"of the one after")
             assert (await bucket.place(other).publish(ino, "a"))[0].outcome == MoveOutcome.DONE
         await world.state.rewrite(ino, b"of the one before")
-        assert (await bucket.place(world).publish(ino, "a"))[1] == TAKEN
+        assert (await bucket.place(world).publish(ino, "a"))[1] == PublishProblem.TAKEN
         assert bucket.objects() == {"a": b"of the one after"}
 
 
@@ -320,7 +320,7 @@ async def test_a_place_that_an_export_alone_has_named_mends_nothing(tmp_path: Pa
         path = tmp_path / "filled"
         for target, token, is_asked in cases:
             asked.clear()
-            numbers = (len(CONTENT), 1, blob.digest, "")
+            numbers = (len(CONTENT), 1, blob.digest, PublishProblem.NONE)
             record = PublishedObject(
                 f"{target}/a", target, ino, inode.generation, "etag", token, *numbers
             )

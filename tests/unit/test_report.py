@@ -39,6 +39,7 @@ from memfs.report.trials import Trial, Trials, Tried, try_sizes, try_sizes_of
 from memfs.simulation.policies import find_policy
 from memfs.simulation.replay import Machine
 from memfs.traces.trace import Event, Trace
+from memfs.types import PendingCode
 from tests.unit.test_status import REPORT
 from tests.waiting import wait_for
 
@@ -152,11 +153,9 @@ def test_few_opens_tell_nothing() -> None:
 
 def test_what_waits_is_told_by_what_for_with_what_to_do() -> None:
     waiting = [
-        PendingReport("/a", "glacier", "waits for the quota quotas.upload_per_day", 0, 9.0, None),
-        PendingReport(
-            "/b", "cold", "no form of its content is known; run memfs fsck", 3, 9.0, None
-        ),
-        PendingReport("/c", "cold", "inode 7: the digest differs", 3, 9.0, None),
+        PendingReport("/a", "glacier", "no room until noon", 0, 9.0, None, PendingCode.QUOTA),
+        PendingReport("/b", "cold", "nothing knows its content", 3, 9.0, None, PendingCode.DAMAGE),
+        PendingReport("/c", "cold", "the digest differs", 3, 9.0, None, PendingCode.DAMAGE),
     ]
     found = gathered(pending=waiting)
     assert "2 moves wait (damage), such as /b" in told(found, Weight.ACT)
@@ -402,7 +401,9 @@ def full_report(name: str = "/train/set1/shard-1") -> Gathered:
             "coldest": [{"path": name, "size": 5 << 20, "accessed_ns": 10**18}],
         },
         events=[{"number": 1, "at_ns": 10**18, "kind": "pin", "subject": name, "detail": "warm"}],
-        pending=[PendingReport(name, "glacier", "the store is down", 2, 5.0, None)],
+        pending=[
+            PendingReport(name, "glacier", "the store is down", 2, 5.0, None, PendingCode.STORE)
+        ],
         snapshots=[
             {
                 "name": "monday",
@@ -470,10 +471,8 @@ def busy_report() -> Gathered:
         for name in ("zstd:3", "byteshuffle+zstd:19", "lz4")
     ]
     waits = [
-        PendingReport(f"{places[0]}/{n}", "glacier", reason, 0, 9.0, None)
-        for n, reason in enumerate(
-            ("quotas.upload_per_day", "has the file open or mapped", "the store is down") * 9
-        )
+        PendingReport(f"{places[0]}/{n}", "glacier", f"because of {code}", 0, 9.0, None, code)
+        for n, code in enumerate((PendingCode.QUOTA, PendingCode.OPEN, PendingCode.STORE) * 9)
     ]
     found = full_report(f"{places[0]}/{'long' * 30}")
     return found._replace(
@@ -643,10 +642,13 @@ def test_what_is_wrong_is_found(changes: dict[str, Any], level: Level, name: str
     assert (found.level, found.name) == (level, name)
 
 
+AT = "2026-11-30T10:00:00Z"
+
+
 def test_moves_that_wait_are_wrong_where_it_does_not_end_by_itself() -> None:
-    damaged = PendingReport("/a", "cold", "no form is intact; run memfs fsck", 1, 5.0, None)
-    stuck = PendingReport("/b", "glacier", "something odd", 25, 5.0, "2026-11-30T10:00:00Z")
-    fresh = PendingReport("/c", "glacier", "something odd", 1, 5.0, "2026-11-30T10:00:00Z")
+    damaged = PendingReport("/a", "cold", "nothing is intact", 1, 5.0, None, PendingCode.DAMAGE)
+    stuck = PendingReport("/b", "glacier", "something odd", 25, 5.0, AT, PendingCode.OTHER)
+    fresh = PendingReport("/c", "glacier", "something odd", 1, 5.0, AT, PendingCode.OTHER)
     found = findings(WELL, [stuck, fresh, damaged], 86_400.0)
     assert [(each.level, each.name) for each in found] == [
         (Level.BAD, "damage"),

@@ -31,7 +31,6 @@ from memfs.jobs.relocation import Relocation
 from memfs.jobs.scrubbing import scrub_file
 from memfs.jobs.stores import StoreMethods
 from memfs.metadata.store_record import record_store
-from memfs.metrics.waiting import word_of
 from memfs.moves.batching import compact, upload_batch
 from memfs.moves.dropping import drop_raw
 from memfs.moves.outcome import MoveOutcome
@@ -45,7 +44,7 @@ from memfs.placement.upkeep import Compaction
 from memfs.policy.marks import STORE_XATTR
 from memfs.stores.health import StoreHealth
 from memfs.stores.remote import open_stores, together, with_credentials
-from memfs.types import ROOT_INODE, FormKind, Tier
+from memfs.types import ROOT_INODE, FormKind, PendingCode, Tier
 from tests.faulty_store import Fault, FaultKind
 from tests.moving import SMALL_FRAMES, State, compressible
 
@@ -334,7 +333,7 @@ async def test_moves_that_wait_for_a_store_that_hangs_hold_up_no_other_file(
         assert len(lane.waiting) <= queues.WAITING_COUNT_MAX + sources.PINNED_A_ROUND
         pending = await state.engine.list_pending(None, 100)
         assert any("of the store archive wait already" in each.reason for each in pending)
-        assert {word_of(each.reason) for each in pending} == {"store"}
+        assert {each.code for each in pending} == {PendingCode.STORE}
         nursery.cancel_scope.cancel()
     state.named_faults["archive"].clear()
 

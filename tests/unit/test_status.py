@@ -36,7 +36,7 @@ from memfs.placement.quotas import Quotas
 from memfs.policy.access_stats import AccessStats
 from memfs.policy.plugins import GuardedPlanner
 from memfs.stores.health import StoreHealth
-from memfs.types import InodeNo, Tier
+from memfs.types import InodeNo, PendingCode, Tier
 from memfs_daemon.policy import PolicyMethods
 from memfs_daemon.status import Status, StatusParts
 from memfs_tools.display import print_status
@@ -70,7 +70,14 @@ REPORT = StatusReport(
         garbage_count=0,
         pending=(
             PendingReport(
-                "/a\udcffb", "glacier", "the store refuses: 403", 3, 42.0, "2026-11-30T10:00:00Z"
+                "/a\udcffb",
+                "glacier",
+                "the store refuses: 403",
+                3,
+                42.0,
+                "2026-11-30T10:00:00Z",
+                PendingCode.STORE,
+                "2026-11-30T17:00:00Z",
             ),
         ),
     ),
@@ -283,7 +290,7 @@ async def test_a_file_that_goes_while_the_status_is_told_is_left_out(
     """What waits is listed before the disk is asked, and described after that."""
     state = State(tmp_path / "state")
     ino = await state.create("f", b"content")
-    gone = PendingMove(InodeNo(ino + 1000), Tier.GLACIER, "gone", 1, 0, 0)
+    gone = PendingMove(InodeNo(ino + 1000), Tier.GLACIER, "gone", 1, 0, 0, PendingCode.USE)
     async with state.engine.change():
         await state.engine.set_pending(gone._replace(ino=ino, reason="waits"))
     [waiting] = await state.engine.list_pending(None, 10)

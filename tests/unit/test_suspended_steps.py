@@ -25,7 +25,8 @@ from memfs.moves.hydrating import hydrate
 from memfs.moves.packing import pack
 from memfs.moves.uploading import upload
 from memfs.namespace import acl
-from memfs.types import ROOT_INODE, FormKind, Tier
+from memfs.placement.execute import Wait
+from memfs.types import ROOT_INODE, FormKind, PendingCode, Tier
 from tests.contract.engine.suspending import SuspendingEngine
 from tests.property.world import ROOMY, World
 from tests.unit.test_filesystem_commits import fail_once
@@ -620,7 +621,9 @@ def test_failures_that_come_together_are_counted_each(world: World) -> None:
     world.run(world.filesystem.finish_requests())
 
     async def fail() -> None:
-        await world.mover._placer.postpone(ino, Tier.GLACIER, "the store is down")
+        await world.mover._placer.postpone(
+            ino, Tier.GLACIER, Wait(PendingCode.STORE, "the store is down")
+        )
 
     run_with(world, fail, before(world, "change"), fail)
     pending = world.run(world.engine.get_pending(ino))

@@ -24,7 +24,7 @@ from memfs.placement.quotas import Quotas
 from memfs.policy.access_stats import AccessStats
 from memfs.policy.quotas import Spent
 from memfs.stores.metered import MeteredStore
-from memfs.types import FormKind, InodeNo, Tier
+from memfs.types import FormKind, InodeNo, PendingCode, Tier
 from tests.disk_calls import intercept
 from tests.faulty_store import Fault, FaultKind
 from tests.moving import SMALL_FRAMES, State, compressible, incompressible
@@ -311,7 +311,7 @@ async def test_a_file_that_waits_for_a_quota_is_looked_at_once_it_is_uploaded(
     ino = await state.create("a", CONTENT)
     later_ns = time.time_ns() + 3600 * 10**9
     await state.engine.set_pending(
-        PendingMove(ino, Tier.GLACIER, "a quota is spent", 1, later_ns, 1)
+        PendingMove(ino, Tier.GLACIER, "a quota is spent", 1, later_ns, 1, PendingCode.QUOTA)
     )
     await run(remote_barrier(state, breaker), ino)
     pending = await state.engine.get_pending(ino)

@@ -11,7 +11,7 @@ import pytest
 from memfs.client.placement import Placement
 from memfs.metadata.records import Decision, PendingMove
 from memfs.policy import rules
-from memfs.types import ROOT_INODE, Tier
+from memfs.types import ROOT_INODE, PendingCode, Tier
 from memfs_tools.commands.why import _lines
 
 if TYPE_CHECKING:
@@ -85,9 +85,11 @@ def test_a_move_under_way_tells_how_far_it_is(world: World, ino: InodeNo) -> Non
         told = why(world, ino)["pending"]
     assert told == {
         "wanted": "glacier",
+        "code": "other",
         "reason": "upload under way: 50.0 MiB of 200.0 MiB",
         "attempts": 0,
         "retry_ns": 0,
+        "until_ns": 0,
     }
 
 
@@ -105,7 +107,7 @@ def test_a_rule_is_shown_by_its_name(world: World, ino: InodeNo) -> None:
 def test_a_file_that_is_kept_for_a_while_was_not_tried(
     world: World, ino: InodeNo, attempts: int, said: str
 ) -> None:
-    pending = PendingMove(ino, Tier.GLACIER, "it was used", attempts, 1 << 62, 1)
+    pending = PendingMove(ino, Tier.GLACIER, "it was used", attempts, 1 << 62, 1, PendingCode.USE)
     world.run(world.engine.set_pending(pending))
     lines = _lines(Placement("/a", "cold", "auto", "local", why(world, ino)))
     assert [line for line in lines if line.strip().startswith(said)]

@@ -49,12 +49,16 @@ class HotMethods:
         return None
 
     async def hot(self) -> JsonValue:
-        """Return devices, slabs and counters; `note` says why nothing is there."""
+        """Return devices, slabs and counters; `note` says why nothing is there.
+
+        And `starting`, that something will be there soon.
+        """
         server = self._board.server
         answer: dict[str, object] = {
             "address": None if server is None else server.address,
             "uid": None if server is None else server.uid,
             "note": self._board.note,
+            "starting": self._board.is_starting,
             "pid": self._supervisor.pid,
             "start_count": self._supervisor.start_count,
             "high_watermark": self._config.high_watermark,

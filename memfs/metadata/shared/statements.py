@@ -473,7 +473,8 @@ LOCAL = frozenset(
         # shared flags are 0 already.
         *(sqlite.SET_DURABLE, sqlite.SET_PACKED, sqlite.SET_ACCESSED, sqlite.SET_TYPED),
         *(sqlite.INSERT_INTENT, sqlite.DELETE_INTENT),
-        *(sqlite.PUT_PENDING, sqlite.DELETE_PENDING, sqlite.PUT_PENDING_SINCE),
+        *(sqlite.PUT_PENDING, sqlite.DELETE_PENDING),
+        *(sqlite.PUT_PENDING_SINCE, sqlite.PUT_PENDING_CODE),
         *(sqlite.PUT_DECISION, sqlite.PUT_METRIC, sqlite.PUT_EVENT),
         # Its format.
         *(sqlite.MARK_FOREIGN, sqlite.UNMARK_FOREIGN),

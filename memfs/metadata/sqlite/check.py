@@ -260,6 +260,10 @@ _CHECKS = (
         "select ino from pending_since where ino not in (select ino from pending)",
     ),
     (
+        "inode {} waits for something that is known, and for nothing",
+        "select ino from pending_code where ino not in (select ino from pending)",
+    ),
+    (
         "the metrics of {} s from {} on are in no slot of that time",
         f"select resolution, at_s from metric where {MISPLACED_METRIC}",
     ),

@@ -181,6 +181,7 @@ _SILENT = (
     "delete from xattr where ino not in (select ino from inode)",
     "delete from pending where ino not in (select ino from inode)",
     "delete from pending_since where ino not in (select ino from pending)",
+    "delete from pending_code where ino not in (select ino from pending)",
     "delete from decision where ino not in (select ino from inode)",
     f"delete from metric where {MISPLACED_METRIC}",
     f"delete from event where {MISPLACED_EVENT}",

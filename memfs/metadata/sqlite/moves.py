@@ -23,10 +23,19 @@ from memfs.metadata.sqlite.statements import (
     INSERT_INTENT,
     PUT_DECISION,
     PUT_PENDING,
+    PUT_PENDING_CODE,
     PUT_PENDING_SINCE,
     SET_ACCESSED,
 )
-from memfs.types import NO_INODE, FormKind, Generation, InodeNo, IntentId, Tier
+from memfs.types import (
+    NO_INODE,
+    FormKind,
+    Generation,
+    InodeNo,
+    IntentId,
+    PendingCode,
+    Tier,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,15 +60,24 @@ _LIST_FILES = (
     " order by ino limit ?"
 )
 _SELECT_PENDING = """
-    select ino, wanted, reason, attempt_count, retry_ns, coalesce(since_ns, 0)
-    from pending left join pending_since using (ino)
+    select p.ino, wanted, reason, attempt_count, p.retry_ns, coalesce(since_ns, 0), code,
+        coalesce(until_ns, 0)
+    from pending as p
+    left join pending_since as s on s.ino = p.ino
+    left join pending_code as c on c.ino = p.ino and c.retry_ns = p.retry_ns
 """
 _SELECT_WAITING = "select 1 from pending where ino = ? and wanted = ?"
 _ALWAYS_DUE_NS = (1 << 63) - 1
+_CODES = {code.value: code for code in PendingCode}
 
 
-def _pending(row: tuple[int, int, str, int, int, int]) -> PendingMove:
-    return PendingMove(InodeNo(row[0]), Tier(row[1]), *row[2:])
+def _pending(row: tuple[int, int, str, int, int, int, str | None, int]) -> PendingMove:
+    ino, wanted, reason, attempt_count, retry_ns, since_ns, code, until_ns = row
+    # A later version may know more of them.
+    known = _CODES.get(code or "", PendingCode.OTHER)
+    return PendingMove(
+        InodeNo(ino), Tier(wanted), reason, attempt_count, retry_ns, since_ns, known, until_ns
+    )
 
 
 class Moves(Batches):
@@ -115,14 +133,15 @@ class Moves(Batches):
     async def set_pending(self, pending: PendingMove) -> None:
         self._begin_change()
         self._inode(pending.ino)
-        ino, wanted, reason, attempt_count, retry_ns, since_ns = pending
+        ino, wanted, reason, attempt_count, retry_ns, since_ns, code, until_ns = pending
         if self._row(_SELECT_WAITING, (ino, int(wanted))) is None:
             self._write(PUT_PENDING_SINCE, (ino, since_ns))
         self._write(PUT_PENDING, (ino, int(wanted), reason, attempt_count, retry_ns))
+        self._write(PUT_PENDING_CODE, (ino, retry_ns, code.value, until_ns))
 
     async def get_pending(self, ino: InodeNo) -> PendingMove | None:
         self._inode(ino)
-        row = self._row(f"{_SELECT_PENDING} where ino = ?", (ino,))
+        row = self._row(f"{_SELECT_PENDING} where p.ino = ?", (ino,))
         return None if row is None else _pending(row)
 
     async def clear_pending(self, ino: InodeNo) -> None:
@@ -134,7 +153,8 @@ class Moves(Batches):
     async def list_pending(self, due_ns: int | None, limit: int) -> list[PendingMove]:
         due_ns = _ALWAYS_DUE_NS if due_ns is None else due_ns
         rows = self._rows(
-            f"{_SELECT_PENDING} where retry_ns <= ? order by retry_ns, ino limit ?", (due_ns, limit)
+            f"{_SELECT_PENDING} where p.retry_ns <= ? order by p.retry_ns, p.ino limit ?",
+            (due_ns, limit),
         )
         return [_pending(row) for row in rows]
 

@@ -330,6 +330,21 @@ ADDITIONS: tuple[str, ...] = (
         since_ns integer not null
     ) strict
     """,
+    # What it waits for. A version that knows no codes replaces a row of `pending` alone: then the
+    # times of both differ, and the code is not that row's.
+    """
+    create table if not exists pending_code (
+        ino integer primary key,        -- pending.ino
+        retry_ns integer not null,      -- pending.retry_ns
+        code text not null,             -- `types.PendingCode`
+        until_ns integer not null       -- when that is over at the latest; 0: not known
+    ) strict
+    """,
+    """
+    create trigger if not exists pending_code_ends after delete on pending begin
+        delete from pending_code where ino = old.ino;
+    end
+    """,
     # A row that is replaced fires it not: the wait goes on.
     """
     create trigger if not exists pending_ends after delete on pending begin

@@ -352,6 +352,9 @@ _COUNT_WITH_TEXTS = len(_texts)
 
 # Behind all that an earlier version knows.
 NAME_CUT_STATEMENTS = NameCutStatements(*map(_statement, field_schema.NAME_CUTS))
+PUT_PENDING_CODE = _statement(
+    "insert or replace into pending_code (ino, retry_ns, code, until_ns) values (?, ?, ?, ?)"
+)
 
 TEXTS = tuple(_texts)
 
