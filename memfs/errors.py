@@ -324,6 +324,13 @@ class DisconnectedError(MetadataError):
     """
 
 
+class UnconfirmedError(MetadataError):
+    """A change is in this node's journal; the mount's database has not confirmed it in time.
+
+    It was done, and follows when the database answers: nothing that belongs to it may be undone.
+    """
+
+
 class UsageError(MemfsError):
     """A user asked for what cannot be; printed as one line, without a traceback.
 

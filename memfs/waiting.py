@@ -77,6 +77,11 @@ async def call_in_thread(
     return await trio.to_thread.run_sync(work, limiter=limiter)
 
 
+def is_request() -> bool:
+    """Return whether this task serves a request of a driver, or was started by one that does."""
+    return _SERVING.get() is not None
+
+
 def _is_served() -> bool:
     serving = _SERVING.get()
     return serving is not None and serving is trio.lowlevel.current_task()

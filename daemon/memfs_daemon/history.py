@@ -154,7 +154,8 @@ class History:
                 await self._put(row)
             await self._engine.add_events([Event(0, *each) for each in told])
         self._before, self._start_count = now, 0
-        if self._unsaved and self._now_s() - self._saved_s >= SAVE_S:
+        is_due = self._now_s() - self._saved_s >= SAVE_S
+        if self._unsaved and is_due and self._engine.refusal is None:
             await self._save()
 
     def _row(self, before: Numbers, now: Numbers) -> dict[str, int] | None:

@@ -37,7 +37,7 @@ def prepare_state(state_dir: Path) -> None:
     try:
         state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         require_own_tree(state_dir.resolve(), _DEPTH)
-        if _is_state(state_dir):
+        if _is_state(state_dir, shared=True):
             return
         names = sorted(entry.name for entry in state_dir.iterdir())
     except OSError as error:
@@ -61,20 +61,20 @@ def require_state(state_dir: Path) -> None:
     """See that a directory is a state directory.
 
     Raises:
-        UsageError: It is not one, or one of a format that this memfs does not know, or others could
-            change it.
+        UsageError: It is not one, or one of a format that this memfs does not know, or of a node of
+            a shared mount, or others could change it.
     """
     try:
         require_own_tree(state_dir.resolve(strict=True), _DEPTH)
     except OSError as error:
         message = f"{state_dir} is no state directory of memfs: {error.strerror}"
         raise UsageError(message, ExitCode.STATE_UNUSABLE) from None
-    if not _is_state(state_dir):
+    if not _is_state(state_dir, shared=False):
         raise UsageError(f"{state_dir} is no state directory of memfs", ExitCode.STATE_UNUSABLE)
 
 
-def _is_state(state_dir: Path) -> bool:
+def _is_state(state_dir: Path, *, shared: bool) -> bool:
     try:
-        return read_format(state_dir) is not None
+        return read_format(state_dir, shared=shared) is not None
     except UsageError as error:
         raise UsageError(str(error), ExitCode.STATE_UNUSABLE) from None

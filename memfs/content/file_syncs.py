@@ -231,7 +231,8 @@ class FileSyncs:
             answers: The request is answered by it (`call_in_thread`).
         """
         quick = self._quick
-        if self.syncer.idle and quick.are_expected(unsynced) and is_alone():
+        may_block = self.syncer.idle and not self._engine.sync_waits
+        if may_block and quick.are_expected(unsynced) and is_alone():
             took_s = quick.time(work)
             if not is_alone():
                 quick.note_waiting(took_s)

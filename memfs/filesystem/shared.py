@@ -15,7 +15,7 @@ from memfs.content.activity import FREED_BYTES_MIN
 from memfs.content.invalidations import Aspect, Invalidations
 from memfs.content.kernel_cache import KernelCache
 from memfs.content.sealing import raw_mtime_ns
-from memfs.errors import MemfsError, ObjectMissingError
+from memfs.errors import MemfsError, ObjectMissingError, UnconfirmedError
 from memfs.filesystem.replies import Attributes, Entry
 from memfs.filesystem.validity import ALONE, Validity, ValidityLimits
 from memfs.linux.times import Clock, storable_ns
@@ -277,6 +277,9 @@ class Shared:
         made, self._made = self._made, []
         try:
             await self._engine.commit()
+        except UnconfirmedError:
+            # Nothing was undone: the raw files are those of inodes that are there.
+            raise
         except MemfsError:
             self._unmade += made
             self._forget_undone()

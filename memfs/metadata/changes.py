@@ -40,6 +40,8 @@ class Changes(Protocol):
         Raises:
             NoSpaceError: The disk is full. All mutations since the last commit are undone, and
                 each who waits for the commit of one is told.
+            UnconfirmedError: Nothing is undone: they are safe here, and the database of a shared
+                mount, which did not answer in time, will have them.
             MetadataError: Any other failure; undone likewise.
         """
         ...

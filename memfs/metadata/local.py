@@ -280,7 +280,24 @@ class Local(Changes, Protocol):
         ...
 
     def sync(self) -> None:
-        """Make all committed mutations survive power loss (fsync). Blocks; called from a thread."""
+        """Make all committed mutations survive power loss (fsync). Blocks; called from a thread.
+
+        Where a database of several nodes has them too, it has confirmed them.
+
+        Raises:
+            UnconfirmedError: It has not in time; they survive power loss all the same.
+            MetadataError: That cannot be.
+        """
+        ...
+
+    @property
+    def sync_waits(self) -> bool:
+        """True while `sync` waits for more than this disk: the event loop may not call it then."""
+        ...
+
+    @property
+    def refusal(self) -> str | None:
+        """Why changes are refused for now; None: they are taken. The background rests meanwhile."""
         ...
 
     @property

@@ -189,6 +189,19 @@ PUT_POINTS = ("put.written", "put.recorded")
 """That of small files that are made many at a time (`filesystem.small_files`), in order."""
 
 
+NODE_POINTS = (
+    "node.marked",
+    "node.made",
+    "node.taken",
+    "node.redone",
+    "node.caught_up",
+    "node.sending",
+    "node.confirmed",
+)
+"""That of a node of a shared mount: of its start (`metadata.shared.joining`), and of each group of
+changes (`metadata.shared.writer`)."""
+
+
 class FaultPoints:
     """Told of every point reached; does nothing. Crash tests pass one that kills the process."""
 

@@ -11,6 +11,8 @@ import math
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
+import trio
+
 from memfs.backoff import pause_after
 from memfs.defects import as_failure
 from memfs.errors import (
@@ -104,6 +106,9 @@ class Placer:
         Returns:
             True if it waits for others that share an object with it; its queue is told of the end.
         """
+        # An attempt would begin that nobody can take note of.
+        while self._context.engine.refusal is not None:  # noqa: ASYNC110
+            await trio.sleep(self._context.config.policy.interval_s)
         self.restoring.discard(move.ino)
         return await self._try(move, None)
 

@@ -205,6 +205,9 @@ class Mover:
 
     async def _guarded(self, step: Callable[[], Awaitable[T]]) -> T | None:
         """Run one step; what fails is logged and comes again with the next one, after a pause."""
+        if self._context.engine.refusal is not None:
+            # It would change nothing, and say so each time.
+            return None
         try:
             return await step()
         except Exception as error:

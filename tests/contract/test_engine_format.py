@@ -70,7 +70,8 @@ def test_files_of_the_engine_are_for_their_owner_only(tmp_path: Path) -> None:
     [
         ('{"format": 4, "engine": "sqlite"}', "format 4"),
         ('{"format": "1", "engine": "sqlite"}', "format '1'"),
-        ('{"format": 1, "engine": "postgresql"}', "postgresql"),
+        ('{"format": 1, "engine": "redis"}', "redis"),
+        ('{"format": 3, "engine": "postgresql"}', "belongs to a node of a mount"),
         ("{}", "cannot be read"),
         ("[1]", "cannot be read"),
         ("", "cannot be read"),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -34,6 +35,7 @@ from tests.contract.engine.making import (
     seal,
 )
 from tests.contract.engine.model import ADOPTED, Model
+from tests.contract.engine.postgres_site import PostgresSite
 from tests.contract.engine.site import SqliteSite, SuspendingSite, run
 
 if TYPE_CHECKING:
@@ -419,6 +421,12 @@ class SuspendingMachine(EngineMachine):
     site_class = SuspendingSite
 
 
+class PostgresMachine(EngineMachine):
+    """The engine of a node, whose changes a database has as well."""
+
+    site_class = PostgresSite
+
+
 QUICK = settings(
     max_examples=100,
     stateful_step_count=60,
@@ -429,3 +437,5 @@ EngineMachine.TestCase.settings = QUICK
 TestEngineMachine = EngineMachine.TestCase
 SuspendingMachine.TestCase.settings = settings(QUICK, max_examples=30)
 TestSuspendingMachine = SuspendingMachine.TestCase
+PostgresMachine.TestCase.settings = settings(QUICK, max_examples=15)
+TestPostgresMachine = pytest.mark.usefixtures("postgres_mount")(PostgresMachine.TestCase)

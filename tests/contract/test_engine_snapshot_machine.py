@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import cast
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import settings
 from hypothesis.stateful import invariant, precondition, rule
 
@@ -38,6 +39,7 @@ from memfs.types import (
 )
 from tests.contract.engine.making import NOW_NS, Seen, Tree, live_tree, make_file, tree_at
 from tests.contract.engine.model import Node
+from tests.contract.engine.postgres_site import PostgresSite
 from tests.contract.engine.site import SqliteSite, SuspendingSite, run
 from tests.contract.test_engine_machine import (
     INDEXES,
@@ -497,10 +499,20 @@ class SuspendingSnapshotMachine(SnapshotMachine):
     site_class = SuspendingSite
 
 
+class PostgresSnapshotMachine(SnapshotMachine):
+    """The engine of a node, whose changes a database has as well."""
+
+    site_class = PostgresSite
+
+
 SnapshotMachine.TestCase.settings = settings(QUICK, max_examples=60)
 TestSnapshotMachine = SnapshotMachine.TestCase
 SuspendingSnapshotMachine.TestCase.settings = settings(QUICK, max_examples=20)
 TestSuspendingSnapshotMachine = SuspendingSnapshotMachine.TestCase
+PostgresSnapshotMachine.TestCase.settings = settings(QUICK, max_examples=10)
+TestPostgresSnapshotMachine = pytest.mark.usefixtures("postgres_mount")(
+    PostgresSnapshotMachine.TestCase
+)
 
 
 async def test_a_name_that_led_to_a_younger_inode_goes_with_its_snapshot(

@@ -72,7 +72,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "gcsfs": ("memfs/stores/gcs.py", "memfs/stores/gcs_publishing.py"),
     "google": ("memfs/stores/gcs.py",),
     "lz4": ("memfs/codecs/lz4.py",),
-    "msgpack": ("memfs/manager/values/plain.py",),
+    "msgpack": ("memfs/manager/values/plain.py", "memfs/metadata/shared/bodies.py"),
     "numpy": ("memfs/hot/casting.py", "memfs/torch/", "memfs/manager/values/"),
     "polars": ("memfs/manager/values/tables.py",),
     "psycopg": ("memfs/metadata/shared/",),

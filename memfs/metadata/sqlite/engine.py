@@ -6,7 +6,7 @@ Invariant: no coroutine of it suspends, so a caller may run one to its end with 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from memfs.config import QueryConfig
 from memfs.errors import MetadataError, StateDamagedError
@@ -72,7 +72,9 @@ class SqliteEngine(Foreign):
         migration: Migration | None = None,
         query: QueryConfig | None = None,
         first_settings: Mapping[str, bytes] = NO_SETTINGS,
-    ) -> SqliteEngine:
+        *,
+        shared: bool = False,
+    ) -> Self:
         """Open the metadata of a state directory, creating them if they are missing.
 
         Args:
@@ -84,6 +86,7 @@ class SqliteEngine(Foreign):
             migration: Changes tables of an older format; None: they are refused.
             query: What is indexed; None: the defaults.
             first_settings: What a directory that is made here has from the beginning.
+            shared: It may belong to a node of a shared mount.
 
         Raises:
             UsageError: The format is unreadable, newer, older or of another engine, or another
@@ -92,7 +95,7 @@ class SqliteEngine(Foreign):
             MetadataError: The files are broken.
             NoSpaceError: The disk is too full even to open.
         """
-        if (number := read_format(state_dir)) is None:
+        if (number := read_format(state_dir, shared=shared)) is None:
             create(state_dir, time.time_ns() if now_ns is None else now_ns, first_settings)
         if complain is None:
             refuse_half_repaired(state_dir)
@@ -197,6 +200,14 @@ class SqliteEngine(Foreign):
 
     def sync(self) -> None:
         self._database.sync()
+
+    @property
+    def sync_waits(self) -> bool:
+        return False
+
+    @property
+    def refusal(self) -> str | None:
+        return None
 
     @property
     def is_settling(self) -> bool:

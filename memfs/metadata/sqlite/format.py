@@ -30,6 +30,9 @@ FOREIGN_NUMBER = 4
 format file says 3, as of a state without sources."""
 
 ENGINE_NAME = "sqlite"
+SHARED_ENGINE_NAME = "postgresql"
+"""That of a node of a shared mount: the same files, of which a database has a part too."""
+
 FILE_NAME = "format"
 REPAIR_NAME = "repairing"
 """A file that is there while a repair goes on."""
@@ -38,10 +41,14 @@ IMPORT_NAME = "importing"
 """A file that is there while an import goes on (`sqlite.importing`)."""
 
 
-def read_format(state_dir: Path) -> int | None:
+def read_format(state_dir: Path, *, shared: bool = False) -> int | None:
     """Return the number of a format that this engine serves or migrates; None without one.
 
     Tables may be older than the number says: a migration was cut short.
+
+    Args:
+        state_dir: The directory.
+        shared: It may be that of a node of a shared mount.
 
     Raises:
         UsageError: The format is newer, of another engine, or unreadable.
@@ -59,7 +66,14 @@ def read_format(state_dir: Path) -> int | None:
             f"`memfs fsck --repair {state_dir}`",
             ExitCode.STATE_UNUSABLE,
         ) from None
-    if engine != ENGINE_NAME:
+    if engine == SHARED_ENGINE_NAME and not shared:
+        raise UsageError(
+            f"{state_dir} belongs to a node of a mount whose names are in PostgreSQL: only a mount "
+            "with metadata.url in its configuration can change it; fsck, repair, imports and "
+            "take-overs of such a directory come with a later version",
+            ExitCode.STATE_UNUSABLE,
+        )
+    if engine not in (ENGINE_NAME, SHARED_ENGINE_NAME):
         raise UsageError(
             f"{path} names the engine {engine!r}, not {ENGINE_NAME!r}: mount it so",
             ExitCode.STATE_UNUSABLE,
@@ -98,9 +112,29 @@ def new_state_id() -> StateId:
     return StateId(secrets.token_bytes(STATE_ID_BYTES))
 
 
-def write_format(state_dir: Path, state_id: StateId, number: int = FORMAT_NUMBER) -> None:
-    """Mark the directory as complete and ours, for good."""
-    content = json.dumps({"format": number, "engine": ENGINE_NAME, "id": state_id.hex()})
+def read_is_shared(state_dir: Path) -> bool:
+    """Return whether a directory with a format belongs to a node of a shared mount."""
+    content = json.loads((state_dir / FILE_NAME).read_bytes())
+    return bool(content["engine"] == SHARED_ENGINE_NAME)
+
+
+def write_format(
+    state_dir: Path,
+    state_id: StateId,
+    number: int = FORMAT_NUMBER,
+    *,
+    shared: bool = False,
+) -> None:
+    """Mark the directory as complete and ours, for good.
+
+    Args:
+        state_dir: The directory.
+        state_id: Its identity.
+        number: That of the format.
+        shared: It belongs to a node of a shared mount: nothing else may change it.
+    """
+    engine = SHARED_ENGINE_NAME if shared else ENGINE_NAME
+    content = json.dumps({"format": number, "engine": engine, "id": state_id.hex()})
     temporary = state_dir / (FILE_NAME + ".new")
     try:
         _write(temporary, content, os.O_CREAT | os.O_TRUNC)

@@ -110,11 +110,19 @@ class SqliteSite:
         self._crash_count += 1
         copy = self._root / f"crash-{self._crash_count}"
         shutil.copytree(self.state_dir, copy)
-        self.engine.close()
+        self._abandon()
         shutil.rmtree(self.state_dir)
         self.state_dir = copy
+        self._after_crash()
         self.engine = self._open()
         return self.engine
+
+    def _abandon(self) -> None:
+        """End an engine whose files were copied."""
+        self.engine.close()
+
+    def _after_crash(self) -> None:
+        """Do to the files what a crash has done beside the kill."""
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine of the engine to its end."""

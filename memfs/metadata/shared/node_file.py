@@ -1,0 +1,74 @@
+"""The file `node` of a state directory: which node of which mount it is, and its epochs.
+
+A node takes an epoch by a change of its row in the database, whose answer may be lost. So what it
+is about to take is noted here before, on stable storage: at any time the row has one of the noted
+epochs, or another process has taken this node's place, or this is an older copy of the directory.
+
+Invariant: the file has one sector, which a disk writes whole, and its room from the beginning.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+from memfs.errors import StateDamagedError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FILE_NAME = "node"
+_BYTES = 512
+
+
+class Membership(NamedTuple):
+    """What the file says."""
+
+    mount_id: str
+    """Which mount it is, as the database of its names calls it."""
+    epochs: tuple[int, ...]
+    """What the row of this node may have: the last one, and what was about to be taken."""
+
+
+class NodeFile:
+    """The file of one state directory.
+
+    Args:
+        state_dir: The directory.
+    """
+
+    def __init__(self, state_dir: Path) -> None:
+        self._path = state_dir / FILE_NAME
+
+    def read(self) -> Membership | None:
+        """Return what it says; None: there is no such file.
+
+        Raises:
+            StateDamagedError: It cannot be read.
+        """
+        try:
+            content = json.loads(self._path.read_bytes())
+            return Membership(str(content["mount"]), tuple(map(int, content["epochs"])))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StateDamagedError(
+                f"{self._path} cannot be read ({error})", str(self._path.parent)
+            ) from error
+
+    def write(self, membership: Membership) -> None:
+        """Replace what it says, durably. Blocks for an fsync.
+
+        Raises:
+            OSError: The disk refuses.
+        """
+        content = json.dumps({"mount": membership.mount_id, "epochs": membership.epochs})
+        data = content.encode().ljust(_BYTES - 1) + b"\n"
+        assert len(data) == _BYTES, content
+        fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            os.pwrite(fd, data, 0)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
