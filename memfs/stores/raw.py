@@ -80,6 +80,16 @@ class RawStore:
         # btrfs counts no inodes, neither free nor in use (statvfs(3)).
         return disk.f_favail if disk.f_files else math.inf
 
+    def free_bytes(self) -> int:
+        """Return what the disk has free for memfs.
+
+        Raises:
+            StoreError: The disk cannot be asked.
+        """
+        with disk_errors(str(self.root)):
+            disk = os.statvfs(self._root_fd)
+        return disk.f_bavail * disk.f_frsize
+
     def stamp(self) -> int:
         """Return a time between all changes of raw files so far and all that follow. Blocks.
 

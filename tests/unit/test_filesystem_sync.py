@@ -13,6 +13,7 @@ import pytest
 import trio
 
 from memfs.config import MetadataConfig
+from memfs.content.activity import FREED_BYTES_MIN
 from memfs.content.syncer import Syncer
 from memfs.errors import StoreError
 from memfs.filesystem.operations import AttributeRequest
@@ -25,7 +26,7 @@ from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.placement.upkeep import SETTLING_NS
 from memfs.stores.raw import RawStore
 from memfs.types import ROOT_INODE
-from tests.disk_calls import intercept
+from tests.disk_calls import intercept, name_of
 from tests.property.world import ROOMY, Program, ToldSyncs, World
 from tests.waiting import WAIT_S
 
@@ -528,3 +529,37 @@ def test_a_drain_can_be_cancelled_while_it_writes_a_huge_file(world: World) -> N
     assert offsets == [*range(0, 7000, 1000), 0, 1000]
     for file in files:
         world.release(file)
+
+
+@pytest.mark.parametrize(
+    ("size", "free_bytes", "waits"),
+    [
+        (FREED_BYTES_MIN, 1 << 40, False),
+        (FREED_BYTES_MIN, FREED_BYTES_MIN, True),
+        (1, 1 << 40, True),
+    ],
+    ids=["large", "on a full disk", "small"],
+)
+def test_who_replaces_a_large_file_by_another_one_does_not_wait_for_its_bytes(
+    world: World, monkeypatch: pytest.MonkeyPatch, size: int, free_bytes: int, waits: bool
+) -> None:
+    """The bytes of the new one come to the disk before those of the former one may go."""
+    raws, inos = [], []
+    for name, length in ((b"a", FREED_BYTES_MIN), (b"b", size)):
+        file = world.create(ROOT_INODE, name, 0o644, os.O_WRONLY)
+        world.write(file, 0, b"x" * length)
+        world.release(file)
+        inos.append(file.ino)
+        raws.append(world.run(world.engine.get_inode(file.ino)).raw)
+    synced: list[str] = []
+    intercept(monkeypatch, "fdatasync", before=lambda _call, fd: synced.append(name_of(fd)))
+    monkeypatch.setattr(RawStore, "free_bytes", lambda _: free_bytes)
+    world.request(world.filesystem.rename(ROOT_INODE, b"b", ROOT_INODE, b"a", 0))
+    world.run(world.filesystem.give_back())
+    assert world.raw_store.exists(raws[0]) is not waits
+    assert (f"{raws[1]:x}" in synced) is waits
+    # As soon as the kernel has forgotten it, the mover gives its room back.
+    world.filesystem.forget([inos[0]])
+    world.step()
+    assert not world.raw_store.exists(raws[0])
+    assert world.raw_store.exists(raws[1])
