@@ -251,6 +251,42 @@ def test_a_mistake_is_told_with_its_place(mount: Mount) -> None:
 
 
 @pytest.mark.any_driver
+def test_a_mount_is_an_argument_an_option_or_around(
+    mount: Mount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One rule for all commands about a whole mount; the former ways to write it still hold."""
+    found = write(mount.root / "d" / "a", note="ships at sea")
+    filter_ = '{"note": {"$exists": true}}'
+    inside = found.parent
+    for options in (("--mount", inside), ("--mount", mount.root)):
+        assert run_memfs("query", *options, filter_) == f"{found}\n"
+        assert run_memfs("query", *options, "--text", "A") == f"{found}\n"
+        assert "xattrs: complete" in run_memfs("index", "list", *options)
+    run_memfs("index", "add", "--mount", inside, "size", "$mtime")
+    monkeypatch.chdir(inside)
+    assert run_memfs("query", filter_) == f"{found}\n"
+    run_memfs("index", "add", "--text", "note")
+    run_memfs("index", "drop", "mtime")
+    listed = run_memfs("index", "list")
+    assert listed == run_memfs("index", "list", mount.root)
+    assert "$size: complete" in listed
+    assert "texts of user.note: complete" in listed
+    assert "$mtime" not in listed
+    run_memfs("index", "drop", ".." + os.sep, "size")
+    run_memfs("index", "drop", mount.root, "--text", "note")
+    assert "complete" not in run_memfs("index", "list").replace("xattrs: complete", "")
+    assert json.loads(run_memfs("catalog", "--ncdu"))[3][0]["name"] == os.fspath(mount.root)
+    for words in (("query", mount.root, filter_), ("index", "list", mount.root)):
+        with pytest.raises(MountError, match="name the mount once"):
+            run_memfs(*words, "--mount", mount.root)
+    with pytest.raises(MountError, match="single quotes"):
+        run_memfs("query", mount.root, "{", "}")
+    with pytest.raises(MountError, match=r"Missing argument 'FIELD\.\.\.'"):
+        run_memfs("index", "add", mount.root)
+    with pytest.raises(MountError, match="it lies in the mount"):
+        run_memfs("index", "add", inside, "size")
+
+
 def test_python_asks_page_by_page(mount: Mount) -> None:
     for number in range(7):
         write(mount.root / f"f{number}", number=number)

@@ -34,6 +34,14 @@ class PlacePath(click.ParamType[Path]):
 MOUNTPOINT = PlacePath()
 """Where a mount is, or is to be."""
 
+MOUNT = click.option(
+    "--mount",
+    "place",
+    type=MOUNTPOINT,
+    help="Any path in the mount; by default the one around the working directory, or the only one.",
+)
+"""The mount that a command is about, where that is no path of its own."""
+
 PATHS = click.argument(
     "paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(path_type=Path)
 )

@@ -102,6 +102,23 @@ def choose_mount(place: Path | None) -> Mount:
     raise UsageError(f"which mount? {hint}", ExitCode.NOT_MOUNTED)
 
 
+def meant_mount(mountpoint: Path | None, place: Path | None) -> Mount:
+    """Return the mount of a command that takes it as an argument, by `--mount`, or not at all.
+
+    Args:
+        mountpoint: The argument.
+        place: That of the option, any path in the mount.
+
+    Raises:
+        UsageError: No mount is there, several could be meant, or it is named twice.
+    """
+    if mountpoint is None:
+        return choose_mount(place)
+    if place is not None:
+        raise UsageError(f"{mountpoint} and --mount {place}: name the mount once")
+    return require_mount(mountpoint)
+
+
 def find_daemon(served: Mount) -> int | None:
     """Return the process id of the daemon that serves a mount; None if it has died.
 

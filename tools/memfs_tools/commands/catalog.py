@@ -12,8 +12,8 @@ import click
 
 from memfs.errors import UsageError
 from memfs.sizes import format_count
-from memfs_tools.arguments import MOUNTPOINT
-from memfs_tools.mounts import require_mount
+from memfs_tools.arguments import MOUNT, MOUNTPOINT
+from memfs_tools.mounts import meant_mount
 from memfs_tools.terminal import tell
 
 if TYPE_CHECKING:
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("mountpoint", type=MOUNTPOINT)
+@click.argument("mountpoint", type=MOUNTPOINT, required=False)
+@MOUNT
 @click.option(
     "--parquet",
     "file",
@@ -29,12 +30,14 @@ if TYPE_CHECKING:
     help="The file to write; what has that name is replaced at the end.",
 )
 @click.option("--ncdu", is_flag=True, help="Write what ncdu(1) reads to standard output.")
-def catalog(mountpoint: Path, file: Path | None, ncdu: bool) -> None:
+def catalog(mountpoint: Path | None, place: Path | None, file: Path | None, ncdu: bool) -> None:
     """Write all names of a mount with attributes and xattrs into one table, for analysts.
 
     \b
     memfs catalog /mnt/data --parquet catalog.parquet
     memfs catalog /mnt/data --ncdu | ncdu -f-
+
+    Without MOUNTPOINT and --mount it is the mount around the working directory, or the only one.
 
     The table has a row for each name: path, ino, type, mode, uid, gid, nlink, size, mtime, has_raw,
     has_packed, has_remote, digest, target, and the xattrs of users as a map. It is read beside the
@@ -42,7 +45,7 @@ def catalog(mountpoint: Path, file: Path | None, ncdu: bool) -> None:
     """  # noqa: D301 - \b is for click: keep the lines below as they are
     if (file is None) != ncdu:
         raise click.UsageError("name one of --parquet and --ncdu.")
-    served = require_mount(mountpoint)
+    served = meant_mount(mountpoint, place)
     if file is not None and file.exists() and not file.is_file():
         # It would be replaced, also if it is a device.
         raise click.UsageError(f"{file} is no regular file.")

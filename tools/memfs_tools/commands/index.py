@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from memfs.control.typed import encode
 from memfs.query.fields import ATTRIBUTE_PREFIX
-from memfs_tools.arguments import AS_JSON, MOUNTPOINT
-from memfs_tools.mounts import require_mount
+from memfs_tools.arguments import AS_JSON, MOUNT, MOUNTPOINT
+from memfs_tools.mounts import choose_mount, find_mount_at, meant_mount, require_mount
 from memfs_tools.terminal import tell, tell_json
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from memfs.client.mount import Mount
+
+_FIELDS = click.argument("words", nargs=-1, required=True, metavar="[MOUNTPOINT] FIELD...")
 
 _LOOK_S = 0.1
 """Between two looks at what the daemon does."""
@@ -30,13 +31,16 @@ def index() -> None:
     memfs index list /mnt/data
     memfs index add /mnt/data size
     memfs index add /mnt/data --text note
+
+    Without MOUNTPOINT and --mount it is the mount around the working directory, or the only one.
     """  # noqa: D301 - \b is for click: keep the lines below as they are
 
 
 @index.command("list")
-@click.argument("mountpoint", type=MOUNTPOINT)
+@click.argument("mountpoint", type=MOUNTPOINT, required=False)
+@MOUNT
 @AS_JSON
-def list_names(mountpoint: Path, as_json: bool) -> None:
+def list_names(mountpoint: Path | None, place: Path | None, as_json: bool) -> None:
     """Show the indexes: those that were added, and that of xattrs, with their names.
 
     \b
@@ -45,7 +49,7 @@ def list_names(mountpoint: Path, as_json: bool) -> None:
     # Imported here: it takes 0.1 s.
     from memfs_tools.display import element_state, index_name, index_state
 
-    report = require_mount(mountpoint).query_index()
+    report = meant_mount(mountpoint, place).query_index()
     if as_json:
         tell_json({key: encode(value) for key, value in report.items()})
         return
@@ -67,17 +71,18 @@ def list_names(mountpoint: Path, as_json: bool) -> None:
 
 
 @index.command()
-@click.argument("mountpoint", type=MOUNTPOINT)
-@click.argument("fields", nargs=-1, required=True, metavar="FIELD...")
+@_FIELDS
+@MOUNT
 @click.option("--text", is_flag=True, help="FIELD is an xattr; the index has its texts.")
 @click.option("--no-wait", is_flag=True, help="Leave the daemon to it.")
-def add(mountpoint: Path, fields: tuple[str, ...], text: bool, no_wait: bool) -> None:
+def add(words: tuple[str, ...], place: Path | None, text: bool, no_wait: bool) -> None:
     """Build indexes of size, mtime or name, or of the texts in xattrs.
 
     \b
     memfs index add /mnt/data size
     memfs index add /mnt/data name mtime --no-wait
     memfs index add /mnt/data --text note
+    cd /mnt/data; memfs index add size
 
     Those of size and mtime lead queries and orders by $size and $mtime, that of name leads
     memfs query --text, and $text and $contains of $name. One of the texts in user.note leads
@@ -86,7 +91,7 @@ def add(mountpoint: Path, fields: tuple[str, ...], text: bool, no_wait: bool) ->
     The daemon builds while it serves, and goes on after a kill. Each change of a file costs a
     little more from then on.
     """  # noqa: D301 - likewise
-    served = require_mount(mountpoint)
+    served, fields = _split(words, place)
     if not text and (xattrs := [each for each in fields if each.startswith(ATTRIBUTE_PREFIX)]):
         raise click.UsageError(
             f"{', '.join(xattrs)}: xattrs are indexed as they are set; --text adds an index of "
@@ -100,23 +105,37 @@ def add(mountpoint: Path, fields: tuple[str, ...], text: bool, no_wait: bool) ->
 
 
 @index.command()
-@click.argument("mountpoint", type=MOUNTPOINT)
-@click.argument("fields", nargs=-1, required=True, metavar="FIELD...")
+@_FIELDS
+@MOUNT
 @click.option("--text", is_flag=True, help="FIELD is an xattr; the index has its texts.")
 @click.option("--no-wait", is_flag=True, help="Leave the daemon to it.")
-def drop(mountpoint: Path, fields: tuple[str, ...], text: bool, no_wait: bool) -> None:
+def drop(words: tuple[str, ...], place: Path | None, text: bool, no_wait: bool) -> None:
     """Remove indexes that were added; queries look at all files again.
 
     \b
     memfs index drop /mnt/data size
     memfs index drop /mnt/data --text note
     """  # noqa: D301 - likewise
-    served = require_mount(mountpoint)
+    served, fields = _split(words, place)
     named = _named(fields, text=text)
     for field in named:
         served.index_drop(field)
     if not no_wait:
         _wait(served, named, "leaving")
+
+
+def _split(words: tuple[str, ...], place: Path | None) -> tuple[Mount, tuple[str, ...]]:
+    """Return the mount and the fields: the first word is a mount if one is there, or a path."""
+    first = words[0]
+    if place is not None or not (
+        first in (".", "..")
+        or first.startswith(("/", "./", "../"))
+        or find_mount_at(Path(first)) is not None
+    ):
+        return choose_mount(place), words
+    if len(words) == 1:
+        raise click.UsageError("Missing argument 'FIELD...'.")
+    return require_mount(Path(first)), words[1:]
 
 
 def _named(fields: tuple[str, ...], *, text: bool) -> list[str]:

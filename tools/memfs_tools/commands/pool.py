@@ -8,19 +8,12 @@ import click
 
 from memfs.control.typed import encode
 from memfs.sizes import format_count, format_size
-from memfs_tools.arguments import AS_JSON, MOUNTPOINT
+from memfs_tools.arguments import AS_JSON, MOUNT
 from memfs_tools.mounts import choose_mount
 from memfs_tools.terminal import tell, tell_json
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-_MOUNT = click.option(
-    "--mount",
-    "place",
-    type=MOUNTPOINT,
-    help="Any path in the mount; by default the one around the working directory, or the only one.",
-)
 
 
 @click.group()
@@ -40,7 +33,7 @@ def pool() -> None:
 @pool.command()
 @click.argument("name")
 @click.option("--size", required=True, help="Of RAM, as in 512MiB; all pools fit into warm.size.")
-@_MOUNT
+@MOUNT
 @AS_JSON
 def create(name: str, size: str, place: Path | None, as_json: bool) -> None:
     """Make a pool, or give one another size."""
@@ -50,7 +43,7 @@ def create(name: str, size: str, place: Path | None, as_json: bool) -> None:
 
 
 @pool.command("list")
-@_MOUNT
+@MOUNT
 @AS_JSON
 def list_pools(place: Path | None, as_json: bool) -> None:
     """Show the pools of a mount."""
@@ -65,7 +58,7 @@ def list_pools(place: Path | None, as_json: bool) -> None:
 
 @pool.command()
 @click.argument("name")
-@_MOUNT
+@MOUNT
 @AS_JSON
 def remove(name: str, place: Path | None, as_json: bool) -> None:
     """Give a pool's share of RAM back to all; its files stay where they are."""

@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from memfs.errors import UsageError
-from memfs_tools.arguments import MOUNTPOINT
-from memfs_tools.mounts import require_mount
+from memfs_tools.arguments import MOUNT
+from memfs_tools.mounts import meant_mount
 from memfs_tools.terminal import complain, tell, tell_json, tell_path0
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from memfs.client.mount import Mount
     from memfs.control.methods.queries import FoundReport, QueryReport
@@ -27,9 +27,9 @@ _PLACES = {"loop": "by the daemon itself", "reader": "by the reader process"}
 
 
 @click.command()
-@click.argument("mountpoint", type=MOUNTPOINT)
-@click.argument("filter_", metavar="[FILTER]", required=False)
-@click.option("--text", "words", metavar="WORDS", help="With all of these words in their names.")
+@click.argument("words", metavar="[MOUNTPOINT] [FILTER]", nargs=-1)
+@MOUNT
+@click.option("--text", "names", metavar="WORDS", help="With all of these words in their names.")
 @click.option("--sort", metavar="FIELD", help="An xattr, $size or $mtime; -FIELD: descending.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many files.")
 @click.option("--at", metavar="SNAPSHOT", help="As of a snapshot; paths lead into it.")
@@ -39,9 +39,9 @@ _PLACES = {"loop": "by the daemon itself", "reader": "by the reader process"}
 @click.option("--count", "only_count", is_flag=True, help="Tell only how many files there are.")
 @click.option("--explain", is_flag=True, help="Tell how the first page is found, and no file.")
 def query(
-    mountpoint: Path,
-    filter_: str | None,
-    words: str | None,
+    words: tuple[str, ...],
+    place: Path | None,
+    names: str | None,
     sort: str | None,
     limit: int | None,
     at: str | None,
@@ -59,11 +59,15 @@ def query(
     memfs query /mnt/data '{"cloud": {"$lt": 5}}' --sort -date --limit 10 --json
     memfs query /mnt/data '{"done": {"$exists": false}}' --paths0 | xargs -0 ls -l
     memfs query /mnt/data --text 'holiday 2024'
+    cd /mnt/data/scans; memfs query '{"city": "Ulm"}'
+    memfs query --mount /mnt/data '{"city": "Ulm"}'
 
     FILTER is a JSON object; -: it is read from standard input. A name asks for the xattr
     user.NAME, and $path, $name, $tier, $size, $mtime, $state, $pin, $pool, $digest and $uses for
     what memfs knows. Operators: $eq $ne $gt $gte $lt $lte $in $nin $exists $regex $contains $text
     $not, and $and $or $not between filters.
+
+    Without MOUNTPOINT and --mount it is the mount around the working directory, or the only one.
 
     Root and the user who mounted find all files. Other users find what find(1) and getfattr(1)
     would find for them.
@@ -72,12 +76,13 @@ def query(
         raise click.UsageError(
             "--json, --arrow, --paths0, --count and --explain exclude each other."
         )
-    if filter_ is None and words is None:
+    mountpoint, filter_ = _split(words)
+    if filter_ is None and names is None:
         raise click.UsageError("Missing argument 'FILTER', or --text.")
-    served = require_mount(mountpoint)
+    served = meant_mount(mountpoint, place)
     text = sys.stdin.read() if filter_ == "-" else filter_ or "{}"
-    if words is not None:
-        text = f'{{"$and": [{text}, {json.dumps({"$name": {"$text": words}})}]}}'
+    if names is not None:
+        text = f'{{"$and": [{text}, {json.dumps({"$name": {"$text": names}})}]}}'
     asked = _Asked(served, text, sort, limit, at)
     if explain:
         _explain(asked.page(None, names=False))
@@ -91,6 +96,19 @@ def query(
     for page in asked.pages(_PAGE_COUNT, attributes=as_json):
         for file in page["files"]:
             _show(asked.root, file, as_json=as_json, paths0=paths0)
+
+
+def _split(words: tuple[str, ...]) -> tuple[Path | None, str | None]:
+    """Return the mount and the filter among arguments; a filter alone is told by its brace."""
+    if len(words) > 2:
+        raise click.UsageError(f"{words[2]!r} is too much: put the filter into single quotes.")
+    if len(words) == 2:
+        return Path(words[0]), words[1]
+    if not words:
+        return None, None
+    [word] = words
+    is_filter = word == "-" or word.lstrip().startswith("{")
+    return (None, word) if is_filter else (Path(word), None)
 
 
 def _write_arrow(asked: _Asked) -> None:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from memfs_tools.arguments import AS_JSON
-from memfs_tools.commands.snapshot.options import MOUNT, Instant
+from memfs_tools.arguments import AS_JSON, MOUNT
+from memfs_tools.commands.snapshot.options import Instant
 from memfs_tools.mounts import choose_mount
 from memfs_tools.terminal import tell, tell_json
 

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from memfs_tools.arguments import AS_JSON
-from memfs_tools.commands.snapshot.options import MOUNT
+from memfs_tools.arguments import AS_JSON, MOUNT
 from memfs_tools.mounts import choose_mount
 from memfs_tools.terminal import tell_json
 

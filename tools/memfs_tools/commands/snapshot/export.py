@@ -8,9 +8,9 @@ import click
 
 from memfs.exit_codes import ExitCode
 from memfs.sizes import format_count, format_size
-from memfs_tools.arguments import AS_JSON, MOUNTPOINT
+from memfs_tools.arguments import AS_JSON, MOUNT, MOUNTPOINT
 from memfs_tools.commands.snapshot.options import show_instant
-from memfs_tools.mounts import choose_mount
+from memfs_tools.mounts import choose_mount, meant_mount
 from memfs_tools.terminal import complain, tell, tell_json
 
 if TYPE_CHECKING:
@@ -21,11 +21,14 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("place", required=False, metavar="[MOUNTPOINT]", type=MOUNTPOINT, default=None)
+@click.argument("mountpoint", required=False, type=MOUNTPOINT)
+@MOUNT
 @click.option("--wait", is_flag=True, help="First upload all files that have no object yet.")
 @click.option("--list", "only_list", is_flag=True, help="Only list the exports in the store.")
 @AS_JSON
-def export(place: Path | None, wait: bool, only_list: bool, as_json: bool) -> None:
+def export(
+    mountpoint: Path | None, place: Path | None, wait: bool, only_list: bool, as_json: bool
+) -> None:
     """Put names, attributes and places of contents beside the objects in the store.
 
     \b
@@ -41,7 +44,7 @@ def export(place: Path | None, wait: bool, only_list: bool, as_json: bool) -> No
 
     Exits with 1 if it failed.
     """  # noqa: D301 - \b is for click: keep the lines below as they are
-    mount = choose_mount(place)
+    mount = choose_mount(mountpoint) if place is None else meant_mount(mountpoint, place)
     if only_list:
         _list(mount, as_json=as_json)
         return

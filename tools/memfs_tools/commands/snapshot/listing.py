@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from memfs.sizes import format_size
-from memfs_tools.arguments import AS_JSON
-from memfs_tools.commands.snapshot.options import MOUNT, show_instant
+from memfs_tools.arguments import AS_JSON, MOUNT
+from memfs_tools.commands.snapshot.options import show_instant
 from memfs_tools.mounts import choose_mount
 from memfs_tools.terminal import tell, tell_json
 

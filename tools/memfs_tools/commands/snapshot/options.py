@@ -9,14 +9,6 @@ import click
 
 from memfs.errors import InvalidValueError
 from memfs.sizes import parse_duration
-from memfs_tools.arguments import MOUNTPOINT
-
-MOUNT = click.option(
-    "--mount",
-    "place",
-    type=MOUNTPOINT,
-    help="Any path in the mount; by default the one around the working directory, or the only one.",
-)
 
 
 def show_instant(instant_ns: int) -> str:

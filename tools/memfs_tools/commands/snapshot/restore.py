@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from memfs.exit_codes import ExitCode
-from memfs_tools.arguments import AS_JSON
-from memfs_tools.commands.snapshot.options import MOUNT
+from memfs_tools.arguments import AS_JSON, MOUNT
 from memfs_tools.copies import tell_copy, watched
 from memfs_tools.mounts import choose_mount
 from memfs_tools.terminal import tell
