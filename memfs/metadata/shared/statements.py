@@ -279,9 +279,10 @@ _shared(sqlite.DELETE_XATTR, "delete from xattr using {v} where ino = p1i and na
 # --- contents ------------------------------------------------------------------------------------
 _insert(sqlite.INSERT_BLOB, "blob", "1")
 _shared(sqlite.DELETE_BLOB, "delete from blob using {v} where blob = p1i", "1")
-_insert(sqlite.INSERT_FORM, "form", "1", [1, *range(3, 15)], applies=_is_remote(1))
+# No two of them lie in the same place, which nobody can tell from the number of a blob.
+_insert(sqlite.INSERT_FORM, "form", "form", [1, *range(3, 15)], applies=_is_remote(1))
 _shared(
-    sqlite.DELETE_FORM, "delete from form using {v} where blob = p1i", "1", applies=_is_remote(1)
+    sqlite.DELETE_FORM, "delete from form using {v} where blob = p1i", "form", applies=_is_remote(1)
 )
 _insert(sqlite.INSERT_BATCH, "batch", "batch")
 _shared(
@@ -355,7 +356,8 @@ def _undo_row(
     word = "and" if " where " in source else "where"
     unless = f" {word} not exists (select from {table} as w where {same} and w.snap >= {snap})"
     _shared(statements.usual, f"{text} on conflict do nothing", "1")
-    _shared(statements.beside_leaving, f"{text}{unless} on conflict do nothing", "1")
+    # It looks for rows that one before it in the same statement would write.
+    _shared(statements.beside_leaving, f"{text}{unless} on conflict do nothing", "1", alone=True)
 
 
 _undo_row(
