@@ -407,7 +407,9 @@ def assemble(
         places = Places(move_parts, os.environ, read_form=parts.form_reader.read)
         move_parts.published = places.fetch
         publishing = PublishMethods(move_parts, quotas, places)
-        following = Following(move_parts, quotas, places, activity.changes)
+        following = Following(
+            move_parts, quotas, places, activity.changes, filesystem.list_on_demand
+        )
         hot = _build_hot(config.hot, state_dir, board, move_parts, activity)
         providers: tuple[_Provider, ...] = (
             status,

@@ -6,11 +6,13 @@ Invariant: a source has one store at most, and its credentials are known here al
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import trio
 
+from memfs.bounded import BoundedDict
 from memfs.errors import NotFoundError, ObjectMissingError, UsageError
 from memfs.stores.remote import open_source, with_credentials
 from memfs.stores.source import SourceObject
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
     from memfs.config import Config, ObjectStoreConfig
     from memfs.metadata.engine import Engine
-    from memfs.metadata.foreign import ForeignObject, Source
+    from memfs.metadata.foreign import Foreign, ForeignObject, Source
     from memfs.metadata.records import Form
     from memfs.stores.counts import StoreCounts
     from memfs.stores.metered import Meter
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
 
 STORE_OPTION = "store"
 """Among the options of a source: the name of a store with its credentials."""
+
+TOLD_COUNT_MAX = 10_000
+"""Objects of which is remembered that they have told their content type, some 3 MB. Guess."""
 
 FILE_SYSTEM_OPTION = "fsspec"
 """Among the options of a source: those of the fsspec file system that are no secrets."""
@@ -75,6 +80,25 @@ def open_store(
     return open_source(url, options_of_all, found.timeout_s, meter=meter, counts=counts)
 
 
+async def unlisted_notes(engine: Foreign, lacks: str) -> tuple[str, ...]:
+    """Return a sentence for each source with directories that nobody has looked into.
+
+    Args:
+        lacks: What follows from that.
+    """
+    notes: tuple[str, ...] = ()
+    # There may be a million of them to count.
+    for source in await engine.list_sources():
+        if count := await engine.count_unlisted(source.source):
+            directories = "directory" if count == 1 else "directories"
+            were = "was" if count == 1 else "were"
+            notes += (
+                f"{count} {directories} of {source.url} {were} not listed yet: {lacks}; "
+                "memfs adopt --refresh lists all",
+            )
+    return notes
+
+
 class Sources:
     """The stores of all sources of a state.
 
@@ -88,6 +112,10 @@ class Sources:
         self._open_one = open_one
         self._stores: dict[SourceId, SourceStore] = {}
         self._opening = trio.Lock()
+        self._told: BoundedDict[tuple[SourceId, bytes], SourceObject] = BoundedDict(TOLD_COUNT_MAX)
+        """Objects that have told more than their listing, which nobody has taken yet."""
+        self._known: BoundedDict[tuple[SourceId, bytes], str] = BoundedDict(TOLD_COUNT_MAX)
+        """Etags of those that have told it before."""
         self.waiting: dict[SourceId, str] = {}
         """Why sources that are watched are not listed although it is time."""
 
@@ -119,6 +147,7 @@ class Sources:
                 if store is None:
                     found = await self.get(source)
                     store = await self.open_new(found.url, found.options)
+                    store.on_told = partial(self._note_told, source)
                     self._stores[source] = store
         return store
 
@@ -132,6 +161,23 @@ class Sources:
         place = form.place
         wanted = SourceObject(place.key, form.stored_bytes, place.etag, 0, place.version)
         return await self.store_of(SourceId(int(place.store))), wanted
+
+    def _note_told(self, source: SourceId, told: SourceObject) -> None:
+        key = source, told.order
+        if self._known.get(key) != told.etag:
+            self._known[key] = told.etag
+            self._told[key] = told
+
+    @property
+    def has_told(self) -> bool:
+        """True if `take_told` would return something."""
+        return bool(self._told)
+
+    def take_told(self) -> list[tuple[SourceId, SourceObject]]:
+        """Return objects whose content type, or metadata, came with their bytes; each once."""
+        taken = [(source, told) for (source, _), told in self._told.items()]
+        self._told.clear()
+        return taken
 
     async def difference_of(self, known: ForeignObject) -> str | None:
         """Return in what a source differs from an object that a file was made of.

@@ -47,7 +47,8 @@ class Filesystem(DemandListing):
     async def finish_requests(self) -> bool:
         """Do what follows from requests but need not be waited for.
 
-        That is to reap, to seal, and to keep access times and which files the disk has refused.
+        That is to reap, to seal, and to keep access times, what objects have told, and which files
+        the disk has refused.
         Called by the mover between two rounds. Every part is bounded.
 
         Returns:
@@ -56,6 +57,7 @@ class Filesystem(DemandListing):
         await self.reap()
         sealed_count = await self._sealer.seal_all()
         await self.store_atimes()
+        await self.take_told()
         await self._file_syncs.save_refusals()
         return sealed_count == SEALS_A_STEP_MAX
 

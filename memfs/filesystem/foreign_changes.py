@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
+import os
 import stat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,6 +17,7 @@ from memfs.content.invalidations import Aspect
 from memfs.errors import (
     DirectoryNotEmptyError,
     FilesOpenError,
+    MemfsError,
     NotKeptError,
     ObjectChangedError,
     ObjectMissingError,
@@ -47,7 +50,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from memfs.content.opening import Handle
-    from memfs.errors import MemfsError
     from memfs.filesystem.operations import Caller
     from memfs.filesystem.replies import Opened
     from memfs.filesystem.shared import Parts
@@ -55,6 +57,8 @@ if TYPE_CHECKING:
     from memfs.metadata.records import Inode
     from memfs.stores.source import LocalFile
     from memfs.types import SourceId
+
+log = logging.getLogger(__name__)
 
 OBJECT_SUFFIX = b".~object"
 """Behind the name of a file whose key is the name of a directory too."""
@@ -98,6 +102,9 @@ HEAD_OPTION = "head"
 
 CONTENT_TYPE_XATTR = b"user.mime_type"
 """As file managers and web servers know it (freedesktop.org, common extended attributes)."""
+
+_UNKNOWN_TYPES = ("application/octet-stream", "binary/octet-stream")
+"""What stores tell of objects whose writer has said nothing."""
 
 FILE_MODE = 0o644
 """That of adopted files by default."""
@@ -197,10 +204,12 @@ class ForeignChanges(SmallFiles):
             # The kernel has not heard yet that the name leads elsewhere.
             raise ObjectChangedError(f"inode {ino}: {known.name} has another file by now")
         try:
-            return await super().open(caller, ino, flags, kill_suidgid)
+            opened = await super().open(caller, ino, flags, kill_suidgid)
         except (ObjectChangedError, ObjectMissingError) as error:
             await self._look_for_names(ino, error)
             raise
+        await self.take_told()
+        return opened
 
     async def _level_of(self, inode: Inode) -> Level:
         """Return where a regular file is read from now: what lies on this machine is cold."""
@@ -250,10 +259,43 @@ class ForeignChanges(SmallFiles):
     async def read(self, ino: InodeNo, handle: Handle, offset: int, size: int) -> bytes | bytearray:
         """READ; the name leads to what is there now before this is answered with ESTALE."""
         try:
-            return await super().read(ino, handle, offset, size)
+            data = await super().read(ino, handle, offset, size)
         except (ObjectChangedError, ObjectMissingError) as error:
             await self._look_for_names(ino, error)
             raise
+        await self.take_told()
+        return data
+
+    async def take_told(self) -> None:
+        """Have files get what their objects have told with their first bytes, as xattrs.
+
+        What a file has of these names stays. A failure is no failure of the request.
+        """
+        sources = self._move_parts.sources
+        if sources is None or not sources.has_told:
+            return
+        for source, told in sources.take_told():
+            try:
+                async with self._engine.change(deferred=True):
+                    await self._set_told(source, told)
+            except (MemfsError, OSError) as error:
+                log.info("%s: its content type is not kept: %s", told.key, error)
+
+    async def _set_told(self, source: SourceId, told: SourceObject) -> None:
+        engine = self._engine
+        known = await engine.find_object(source, told.order)
+        if known is None or not is_same(known, told):
+            return
+        inode = await engine.get_inode(known.ino)
+        if inode.generation != known.generation or inode.flags & InodeFlags.UNSEALED:
+            return
+        if told.content_type in _UNKNOWN_TYPES:
+            told = told._replace(content_type="")
+        there = await engine.list_xattrs(known.ino)
+        for name, value in xattrs_of(told):
+            if name not in there:
+                time_ns = self._next_ctime_ns(self._live(inode))
+                await engine.set_xattr(known.ino, name, value, os.XATTR_CREATE, time_ns)
 
     async def _look_for_names(self, ino: InodeNo, error: MemfsError) -> None:
         """Have the names of a file lead to the object that is there, if it was made of one.

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import trio
 
+from memfs.content.sources import unlisted_notes
 from memfs.errors import InvalidValueError, NotPermittedError, StaleInodeError
 from memfs.filesystem.control import Control
 from memfs.linux.processes import ids_of
@@ -200,15 +201,7 @@ class Querying:
         if question.token is not None:
             return notes
         # Told with the first page alone: there may be a million of them to count.
-        for source in await self._engine.list_sources():
-            if count := await self._engine.count_unlisted(source.source):
-                notes += (
-                    f"{count} director{'y' if count == 1 else 'ies'} of {source.url} "
-                    f"{'was' if count == 1 else 'were'} not listed yet, and what is in "
-                    f"{'it' if count == 1 else 'them'} is not found: memfs adopt --refresh lists "
-                    "all",
-                )
-        return notes
+        return notes + await unlisted_notes(self._engine, "what is there is not found")
 
     async def _page(
         self, question: Question, node: Node, order: FileOrder | None, scope: Scope

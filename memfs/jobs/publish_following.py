@@ -97,6 +97,7 @@ class Following:
 
     Args:
         changes: Where the file system tells of files.
+        list_on_demand: Has a directory of a bucket listed that nobody has looked into.
         clock: Wall clock, nanoseconds.
     """
 
@@ -106,17 +107,21 @@ class Following:
         quotas: Quotas,
         places: Places,
         changes: Changes,
+        list_on_demand: Callable[[InodeNo], Awaitable[None]],
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
         self._parts = parts
         self._quotas = quotas
         self._places = places
         self._changes = changes
+        self._list_on_demand = list_on_demand
         self._clock = clock
         self._due: dict[InodeNo, _Due] = {}
         self._look_at_s = float("-inf")
         self._is_cut = False
         """The last look has found more than it could take."""
+        self._is_unlisted = False
+        """The last look has met a directory that could not be listed."""
 
     async def run(self) -> None:
         """Follow until cancelled; then what was under way at the places is ended."""
@@ -143,7 +148,8 @@ class Following:
             begun_s = trio.current_time()
             await self._guarded(self.look)
             took_s = trio.current_time() - begun_s
-            self._look_at_s = trio.current_time() + max(LOOK_S, LOOK_SHARE * took_s)
+            pause_s = RETRY_S_MAX if self._is_unlisted else LOOK_S
+            self._look_at_s = trio.current_time() + max(pause_s, LOOK_SHARE * took_s)
         now_s = trio.current_time()
         self._due.update((ino, _Due(now_s)) for ino in self._changes.take())
         waiting = [ino for ino, due in self._due.items() if due.at_s <= now_s][:FILES_A_STEP]
@@ -157,7 +163,7 @@ class Following:
         engine = self._parts.engine
         # From now on: what is written while this looks must not be missed.
         self._changes.followed = True
-        self._is_cut = False
+        self._is_cut = self._is_unlisted = False
         await self._end_uploads()
         roots = await self._roots()
         self._changes.followed = bool(roots)
@@ -309,6 +315,16 @@ class Following:
         if problem := await place.remove(known):
             log.info("%s stays although its file is gone: %s", known.url, problem)
 
+    async def _list(self, directory: InodeNo) -> bool:
+        """Have a directory of a bucket listed, if nobody has looked into it; False: it fails."""
+        try:
+            await self._list_on_demand(directory)
+        except MemfsError as error:
+            self._is_unlisted = True
+            log.info("what is in a directory cannot be published yet: %s", error)
+            return False
+        return True
+
     async def _walk(self, root: Root) -> AsyncIterator[tuple[Inode, str]]:
         """Yield the files below a directory for which its mark holds, with their keys."""
         engine = self._parts.engine
@@ -317,9 +333,12 @@ class Following:
                 yield root.inode, key
             return
         waiting = [(root.inode.ino, "")]
+        is_answering = True
         while waiting:
             directory, above = waiting.pop()
             cookie = 0
+            # Not a second time where a bucket does not answer: there may be a million of them.
+            is_answering = is_answering and await self._list(directory)
             while entries := await engine.list_directory(directory, cookie, ENTRIES_A_PAGE):
                 await trio.lowlevel.checkpoint()
                 for entry in entries:

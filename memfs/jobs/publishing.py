@@ -392,7 +392,10 @@ async def roots_of(engine: Engine, target: str) -> list[Inode]:
 
 
 async def has_file(engine: Engine, roots: Sequence[Inode], key: str) -> bool:
-    """Return whether one of some directories has a file of that path below it."""
+    """Return whether one of some directories has a file of that path below it.
+
+    A directory of a bucket that nobody has looked into counts as if it had it.
+    """
     for root in roots:
         if not stat.S_ISDIR(root.mode):
             path = await engine.get_path(root.ino)
@@ -404,7 +407,12 @@ async def has_file(engine: Engine, roots: Sequence[Inode], key: str) -> bool:
             if now is None or not stat.S_ISDIR(now.mode):
                 now = None
                 break
-            now = await engine.find(now.ino, name)
+            below = await engine.find(now.ino, name)
+            if below is None:
+                listed = await engine.get_directory(now.ino)
+                if listed is not None and not listed.listed_ns:
+                    return True
+            now = below
         if now is not None and stat.S_ISREG(now.mode):
             return True
     return False

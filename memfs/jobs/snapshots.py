@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import trio
 
 from memfs.content.sealing import SEALS_A_STEP_MAX
+from memfs.content.sources import unlisted_notes
 from memfs.errors import FilesOpenError, InvalidValueError, StaleInodeError
 from memfs.moves.open_files import OpenState
 from memfs.types import Generation, InodeNo
@@ -125,6 +126,7 @@ class SnapshotMethods:
             "absent_count": states[OpenState.ABSENT],
             "copying_count": states[OpenState.COPYING],
             "open_files": [await self._describe(copy) for copy in copies[:OPEN_SHOWN_MAX]],
+            "notes": [*await unlisted_notes(self._parts.engine, "the snapshot shows them empty")],
         }
 
     async def keep(

@@ -45,7 +45,7 @@ from memfs.stores.restoring import (
     RestoreState,
     RestoreTier,
 )
-from memfs.stores.source import SourceObject
+from memfs.stores.source import RangeRead, SourceObject
 from memfs.stores.store import PART_BYTES, ObjectStat
 
 if TYPE_CHECKING:
@@ -286,10 +286,10 @@ class AzureStore(FsspecStore):
             int(item.last_modified.timestamp() * 1_000_000_000),
         )
 
-    def _read_if(self, wanted: SourceObject, start: int, end: int) -> bytes:
+    def _read_if(self, wanted: SourceObject, start: int, end: int) -> RangeRead:
         blob = self._blob(wanted.key)
 
-        async def get() -> bytes:
+        async def get() -> RangeRead:
             stream = await blob.download_blob(
                 offset=start,
                 length=end - start,
@@ -300,7 +300,9 @@ class AzureStore(FsspecStore):
             )
             found = stream.properties
             if (found.etag.strip('"'), int(found.size)) == (wanted.etag, end - start):
-                return bytes(await stream.readall())
+                kind = found.content_settings.content_type or ""
+                metadata = tuple(sorted((found.metadata or {}).items()))
+                return RangeRead(bytes(await stream.readall()), kind, metadata)
             raise self._changed(wanted, f"{found.etag} was sent")
 
         try:

@@ -21,7 +21,7 @@ from memfs.errors import (
 )
 from memfs.stores.calls import BlockingCalls
 from memfs.stores.disk import disk_errors, read_fully
-from memfs.stores.source import PAGE_COUNT, Attributes, LocalFile, SourceObject
+from memfs.stores.source import PAGE_COUNT, Attributes, LocalFile, RangeRead, SourceObject
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -70,7 +70,7 @@ class DirectorySource:
         last, below = os.fsencode(page), os.fsencode(prefix.rstrip("/"))
         return await self._call("list", lambda: self._list(last, below, shallow=shallow))
 
-    async def read_if(self, wanted: SourceObject, start: int, end: int) -> bytes:
+    async def read_if(self, wanted: SourceObject, start: int, end: int) -> RangeRead:
         """See `SourceBackend`."""
         return await self._call(f"get {wanted.key}", lambda: self._read(wanted, start, end))
 
@@ -128,13 +128,13 @@ class DirectorySource:
         self._check(wanted, file.fd)
         return file
 
-    def _read(self, wanted: SourceObject, start: int, end: int) -> bytes:
+    def _read(self, wanted: SourceObject, start: int, end: int) -> RangeRead:
         file = self._open(wanted)
         data = read_fully(file.fd, end - start, start)
         self._check(wanted, file.fd)
         if len(data) != end - start:
             raise StoreUnavailableError(f"source {self.url}: {wanted.key}: it ends too early")
-        return data
+        return RangeRead(data)
 
     def _check(self, wanted: SourceObject, fd: int) -> None:
         found = _object_of(wanted.key, os.fstat(fd))

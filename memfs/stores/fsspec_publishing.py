@@ -87,7 +87,8 @@ class FsspecPublicStore(FsspecStore):
         if start == end:
             await trio.lowlevel.checkpoint()
             return b""
-        return await self.read_if(SourceObject(key, stored.size, stored.etag, 0), start, end)
+        wanted = SourceObject(key, stored.size, stored.etag, 0)
+        return (await self.read_if(wanted, start, end)).data
 
     async def delete_if(self, key: str, former: str) -> None:
         """See `PublicStore`."""

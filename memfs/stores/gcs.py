@@ -31,7 +31,7 @@ from memfs.stores.objects import (
     gathered,
     unanswered,
 )
-from memfs.stores.source import SourceObject
+from memfs.stores.source import RangeRead, SourceObject
 from memfs.stores.store import PART_BYTES, ObjectStat
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ NOTHING: Mapping[str, str] = MappingProxyType({})
 OBJECT = "b/{}/o/{}"
 _OBJECTS = "b/{}/o"
 _TRANSIENT_CODES = (408, 429)
+_METADATA_PREFIX = "x-goog-meta-"
 _PRECONDITION_FAILED = 412
 _RANGE_NOT_SATISFIABLE = 416
 _NETWORK_ERRORS = (
@@ -163,7 +164,7 @@ class GcsStore(FsspecStore):
         resource = json.dumps({"name": self._key(key), **self._metadata, **metadata})
         head = (
             f"--{boundary}\r\nContent-Type: application/json; charset=UTF-8\r\n\r\n{resource}\r\n"
-            f"--{boundary}\r\nContent-Type: application/octet-stream\r\n\r\n"
+            f"--{boundary}\r\nContent-Type: {_type_of(metadata)}\r\n\r\n"
         )
         answer: dict[str, Any] = self._fs.call(
             "POST",
@@ -201,7 +202,7 @@ class GcsStore(FsspecStore):
             self._upload_url(),
             uploadType="resumable",
             json={"name": self._key(key), **self._metadata, **metadata},
-            headers={"X-Upload-Content-Type": "application/octet-stream"},
+            headers={"X-Upload-Content-Type": _type_of(metadata)},
             **condition,
         )
         session = headers["Location"]
@@ -315,7 +316,7 @@ class GcsStore(FsspecStore):
             metadata=tuple(sorted(item.get("metadata", {}).items())),
         )
 
-    def _read_if(self, wanted: SourceObject, start: int, end: int) -> bytes:
+    def _read_if(self, wanted: SourceObject, start: int, end: int) -> RangeRead:
         try:
             headers, data = self._fs.call(
                 "GET",
@@ -339,7 +340,13 @@ class GcsStore(FsspecStore):
         total = told.get("content-range", "").rpartition("/")[2]
         if generation != wanted.version or (total and total != str(wanted.size)):
             raise self._changed(wanted, f"generation {generation}, of {total} bytes, was sent")
-        return bytes(data)
+        metadata = {
+            name.removeprefix(_METADATA_PREFIX): value
+            for name, value in told.items()
+            if name.startswith(_METADATA_PREFIX)
+        }
+        kind = told.get("content-type", "")
+        return RangeRead(bytes(data), kind, tuple(sorted(metadata.items())))
 
     def _look(self, key: str, version: str) -> SourceObject:
         which = {"generation": version} if version else {}
@@ -391,3 +398,8 @@ def _is_forbidden(error: Exception) -> bool:
 def _seconds(time: str) -> float:
     """Return a time of the JSON API (RFC 3339) in seconds since the epoch."""
     return datetime.fromisoformat(time).timestamp()
+
+
+def _type_of(metadata: Mapping[str, object]) -> str:
+    """Return the content type that belongs beside the bytes: some servers take that one."""
+    return str(metadata.get("contentType", "application/octet-stream"))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from memfs.stores.objects import UploadCallback
     from memfs.stores.publishing import PublicAttributes
-    from memfs.stores.source import SourceObject
+    from memfs.stores.source import RangeRead, SourceObject
     from memfs.stores.store import ByteSource
 
 _FAILED = (409, 412)
@@ -74,7 +74,7 @@ class GcsPublicStore(FsspecPublicStore, GcsStore):
         token = found.get("metadata", {}).get(TOKEN_NAME, "")
         return PublicObject(str(found["generation"]), int(found["size"]), token)
 
-    def _read_if(self, wanted: SourceObject, start: int, end: int) -> bytes:
+    def _read_if(self, wanted: SourceObject, start: int, end: int) -> RangeRead:
         return super()._read_if(wanted._replace(version=wanted.etag), start, end)
 
     def _delete_if(self, key: str, former: str) -> None:

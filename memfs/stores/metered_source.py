@@ -15,7 +15,13 @@ if TYPE_CHECKING:
 
     from memfs.stores.metered import Meter
     from memfs.stores.parts import PartSlots
-    from memfs.stores.source import LocalFile, ObjectPage, SourceBackend, SourceObject
+    from memfs.stores.source import (
+        LocalFile,
+        ObjectPage,
+        RangeRead,
+        SourceBackend,
+        SourceObject,
+    )
 
 
 class MeteredSource:
@@ -52,14 +58,14 @@ class MeteredSource:
         with self._counts.watch(Call.LIST):
             return await self._inner.list_objects(page, prefix, shallow=shallow)
 
-    async def read_if(self, wanted: SourceObject, start: int, end: int) -> bytes:
+    async def read_if(self, wanted: SourceObject, start: int, end: int) -> RangeRead:
         """As the inner source."""
         self._note(Call.GET)
         with self._counts.watch(Call.GET):
-            data = await self._inner.read_if(wanted, start, end)
-        self._meter.spend(Spent.EGRESS, len(data))
-        self._counts.received_bytes += len(data)
-        return data
+            read = await self._inner.read_if(wanted, start, end)
+        self._meter.spend(Spent.EGRESS, len(read.data))
+        self._counts.received_bytes += len(read.data)
+        return read
 
     async def look_at(self, key: str, version: str = "") -> SourceObject:
         """As the inner source."""

@@ -40,7 +40,7 @@ from memfs.errors import (
 from memfs.stores.calls import BlockingCalls, TransferProgress, TransferStoppedError
 from memfs.stores.disk import write_all_at
 from memfs.stores.parts import PART_CONCURRENCY, PartSlots
-from memfs.stores.source import SourceObject
+from memfs.stores.source import RangeRead, SourceObject
 from memfs.stores.store import PART_BYTES, ObjectStat
 from memfs.urls import url_without_secrets
 
@@ -278,17 +278,17 @@ class FsspecStore:
         """Return a page of objects, as `source.SourceBackend` says; so do the next two."""
         return await self._call("list", self._list_objects, page, prefix, shallow)
 
-    async def read_if(self, wanted: SourceObject, start: int, end: int) -> bytes:
+    async def read_if(self, wanted: SourceObject, start: int, end: int) -> RangeRead:
         """Return a range of an object as it was listed."""
         what = f"get {wanted.key}"
         stall_s = self._timeout_s + (end - start) / RATE_BYTES_S_MIN
         read = functools.partial(self._mapped, what, self._read_if, wanted, start, end)
-        data = await self._calls.run(what, read, stall_s)
-        if len(data) != end - start:
+        found = await self._calls.run(what, read, stall_s)
+        if len(found.data) != end - start:
             raise StoreUnavailableError(
-                f"store {self._url}: {what}: {len(data)} bytes came, and not {end - start}"
+                f"store {self._url}: {what}: {len(found.data)} bytes came, and not {end - start}"
             )
-        return data
+        return found
 
     def local_path(self, _key: str) -> Path | None:
         """No object of it is taken for a local file."""
@@ -416,11 +416,11 @@ class FsspecStore:
             objects = [_source_object(path[skip:], item) for path, item in found.items()]
         return sorted(objects, key=_order_of), None
 
-    def _read_if(self, wanted: SourceObject, start: int, end: int) -> bytes:
+    def _read_if(self, wanted: SourceObject, start: int, end: int) -> RangeRead:
         """Return a range; the object is looked at afterwards, where no request has a condition."""
         data = self._get_range(wanted.key, start, end)
         self._check_same(wanted, self._look(wanted.key, wanted.version))
-        return data
+        return RangeRead(data)
 
     def _check_same(self, wanted: SourceObject, found: SourceObject) -> None:
         if (found.etag, found.size) != (wanted.etag, wanted.size):

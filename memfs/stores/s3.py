@@ -47,7 +47,7 @@ from memfs.stores.restoring import (
 from memfs.stores.s3_bodies import NO_WISH, Part, UploadWish
 from memfs.stores.s3_listing import PAGE, ListedPage, listing
 from memfs.stores.s3_reading import BlockingReads
-from memfs.stores.source import SourceObject
+from memfs.stores.source import RangeRead, SourceObject
 from memfs.stores.store import PART_BYTES, ObjectStat
 
 if TYPE_CHECKING:
@@ -495,13 +495,18 @@ class S3Store(FsspecStore):
             "" if version in (None, "null") else str(version),
         )
 
-    def _read_if(self, wanted: SourceObject, start: int, end: int) -> bytes:
+    def _read_if(self, wanted: SourceObject, start: int, end: int) -> RangeRead:
+        told: dict[str, Any] = {}
+
+        def check(answer: Mapping[str, Any]) -> None:
+            self._check_answer(wanted, answer)
+            told.update(answer)
+
         condition = {"IfMatch": wanted.etag}
         if wanted.version:
             condition = {"VersionId": wanted.version}
         try:
-            check = functools.partial(self._check_answer, wanted)
-            return self._fetch(wanted.key, start, end, condition, check)
+            data = self._fetch(wanted.key, start, end, condition, check)
         except OSError as error:
             code = error_code(error)
             if code in ("PreconditionFailed", "412"):
@@ -515,6 +520,8 @@ class S3Store(FsspecStore):
                     f"store {self._url}: get {wanted.key}: it is archived; have it restored there"
                 ) from error
             raise
+        metadata = tuple(sorted(told.get("Metadata", {}).items()))
+        return RangeRead(data, told.get("ContentType", ""), metadata)
 
     def _check_answer(self, wanted: SourceObject, answer: Mapping[str, Any]) -> None:
         """See that bytes are those of an object, whatever the store makes of conditions."""

@@ -77,6 +77,16 @@ class SourceObject(NamedTuple):
         return self.key.encode("utf-8", "surrogateescape")
 
 
+class RangeRead(NamedTuple):
+    """Bytes of an object, with what their answer has told beside."""
+
+    data: bytes
+    content_type: str = ""
+    """Empty: it was not told."""
+    metadata: tuple[tuple[str, str], ...] = ()
+    """As of `SourceObject`."""
+
+
 ObjectPage = tuple[list[SourceObject], str | None]
 """Objects, and where the next page begins; None: this was the last."""
 
@@ -128,7 +138,7 @@ class SourceBackend(Protocol):
         """
         ...
 
-    async def read_if(self, wanted: SourceObject, start: int, end: int) -> bytes:
+    async def read_if(self, wanted: SourceObject, start: int, end: int) -> RangeRead:
         """Return bytes `[start, end)`, all of them, of an object as it was listed.
 
         Raises:
@@ -173,6 +183,8 @@ class SourceStore:
         self._is_ordered = True
         """False once a listing was not in order."""
         self._requests = trio.CapacityLimiter(REQUEST_COUNT_MAX)
+        self.on_told: Callable[[SourceObject], object] = _forget
+        """Told an object with its content type, or metadata, once some of its bytes were read."""
 
     @property
     def url(self) -> str:
@@ -232,11 +244,15 @@ class SourceStore:
         if start == end:
             return b""
 
-        async def call() -> bytes:
+        async def call() -> RangeRead:
             async with self._requests:
                 return await self._backend.read_if(wanted, start, end)
 
-        return await self._calls.bounded(f"get {wanted.key}", call)
+        read = await self._calls.bounded(f"get {wanted.key}", call)
+        if read.content_type or read.metadata:
+            told = wanted._replace(content_type=read.content_type, metadata=read.metadata)
+            self.on_told(told)
+        return read.data
 
     async def fetch(
         self, wanted: SourceObject, fd: int, on_progress: Callable[[int], None]
@@ -356,6 +372,10 @@ class SourceStore:
     async def aclose(self) -> None:
         """Release connections; idempotent."""
         await self._backend.aclose()
+
+
+def _forget(_told: SourceObject) -> None:
+    """Nobody wants to know."""
 
 
 def _in_order(last: bytes, found: list[SourceObject]) -> bool:

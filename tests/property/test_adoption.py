@@ -52,6 +52,7 @@ from tests.unit.test_mover_quotas import HandClock
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from memfs.config import Config
     from memfs.control.methods.adoption import AdoptReport
     from memfs.metadata.foreign import AdoptedFile
     from tests.property.world import OpenFile
@@ -84,11 +85,11 @@ class Held(NamedTuple):
 
 
 @contextmanager
-def a_world(bucket: Bucket) -> Iterator[World]:
+def a_world(bucket: Bucket, config: Config = ROOMY) -> Iterator[World]:
     root = Path(tempfile.mkdtemp(prefix="memfs-adoption-"))
     try:
         world = World(
-            root, ROOMY, passthrough=True, open_source=lambda _url, _options: bucket.open()
+            root, config, passthrough=True, open_source=lambda _url, _options: bucket.open()
         )
         yield world
         world.close()
@@ -563,6 +564,67 @@ async def _check(world: World, bucket: Bucket) -> list[tuple[str, str]]:
     )
     await sources.aclose()
     return [(each.subject, each.fault) for each in report.problems]
+
+
+def test_what_an_object_tells_with_its_bytes_becomes_xattrs() -> None:
+    """Without a request more, once, and of the object that a file was made of."""
+    bucket = Bucket()
+    bucket.put("small", b"s" * 100)
+    bucket.put("large", b"l" * 100_000)
+    bucket.put("plain", b"p")
+    bucket.told_of = {
+        "small": ("text/csv", (("city", "Ulm"),)),
+        "large": ("image/png", ()),
+        "plain": ("binary/octet-stream", ()),
+    }
+    with a_world(bucket) as world:
+        adopt(world)
+        inos = {name: ino for name, (ino, _) in look(world).items()}
+
+        def told(name: str) -> dict[str, str]:
+            async def read() -> dict[str, str]:
+                names = await world.engine.list_xattrs(inos[name])
+                return {
+                    each.decode(): (await world.engine.get_xattr(inos[name], each)).decode()
+                    for each in names
+                }
+
+            return world.run(read())
+
+        async def set_city() -> None:
+            async with world.engine.change():
+                await world.engine.set_xattr(inos["small"], b"user.city", b"Bonn", 0, 1)
+
+        world.run(set_city())
+        assert [told(name) for name in ("large", "plain")] == [{}, {}]
+        for name in inos:
+            world.release(world.open(inos[name], os.O_RDONLY))
+        # A small file is fetched by its open, a large one is read range by range.
+        assert told("small") == {"user.city": "Bonn", "user.mime_type": "text/csv"}
+        assert told("large") == {}
+        file = world.open(inos["large"], os.O_RDONLY)
+        assert world.read(file, 50_000, 10) == b"l" * 10
+        assert told("large") == {"user.mime_type": "image/png"}
+        assert told("plain") == {}
+
+        async def forget() -> None:
+            async with world.engine.change():
+                await world.engine.remove_xattr(inos["large"], b"user.mime_type", 2)
+
+        world.run(forget())
+        assert world.read(file, 0, 10) == b"l" * 10
+        world.release(file)
+        assert told("large") == {}
+        # What the mover fetches tells it as well.
+        bucket.put("later", b"x" * 100_000)
+        bucket.told_of["later"] = "text/html", ()
+        refresh(world)
+        inos["later"] = look(world)["later"][0]
+        world.run(hydrate(world.move_parts, inos["later"]))
+        world.run(world.filesystem.finish_requests())
+        assert told("later") == {"user.mime_type": "text/html"}
+        world.crash(checked=True)
+        assert told("small") == {"user.city": "Bonn", "user.mime_type": "text/csv"}
 
 
 class Metered(Bucket):

@@ -6,20 +6,30 @@ import errno
 import os
 import stat
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
 import trio.testing
 
+from memfs.config import PublishConfig
 from memfs.errors import MemfsError, StoreError
 from memfs.filesystem import demand_listing
+from memfs.jobs.publish_following import Following
+from memfs.jobs.publishing import Places
 from memfs.moves.faults import LISTING_POINTS
+from memfs.moves.publish_marks import note_root
+from memfs.placement.quotas import Quotas
+from memfs.policy.marks import PUBLISH_XATTR
 from memfs.types import ROOT_INODE, InodeNo
 from tests.property.test_adoption import _work, a_world, adopting, refresh
+from tests.property.world import ROOMY
 from tests.unit.fakes.bucket import URL, Bucket
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from memfs.control.methods.adoption import AdoptReport
     from tests.property.world import World
 
@@ -321,6 +331,64 @@ def test_a_refresh_lists_all_and_removes_what_is_gone() -> None:
         watch(world)
         assert set(bucket.listed) == {None}
         assert world.run(walk(world)) == expected(bucket)
+
+
+def test_a_tree_that_is_published_by_itself_is_listed_for_that(tmp_path: Path) -> None:
+    """One that cannot be listed loses nothing at the place: its files may be there."""
+    there, bucket = tmp_path / "there", a_bucket()
+    there.mkdir()
+    url = f"file://{there}"
+    config = replace(ROOMY, publish=PublishConfig(targets=(url,), delete=True, quiet_s=0.0))
+
+    def published() -> dict[str, bytes]:
+        return {
+            os.fspath(file.relative_to(there)): file.read_bytes()
+            for file in there.rglob("*")
+            if file.is_file()
+        }
+
+    with a_world(bucket, config) as world:
+        adopt(world)
+        places = Places(world.move_parts, {}, read_form=world.form_reader.read)
+        quotas = Quotas(config.quotas, world.engine)
+        changes = world.activity.changes
+        filesystem = world.filesystem
+
+        def following() -> Following:
+            return Following(world.move_parts, quotas, places, changes, filesystem.list_on_demand)
+
+        async def mark() -> None:
+            root = await find(world, "set")
+            async with world.engine.change():
+                await world.engine.set_xattr(root, PUBLISH_XATTR, url.encode(), 0, 1)
+                await note_root(world.engine, root)
+
+        world.run(mark())
+        bucket.is_down = True
+        world.run(following().step())
+        assert published() == {}
+        assert unlisted_count(world) == 1
+        bucket.is_down = False
+        # A listing that has failed is not repeated at once.
+        filesystem._ended.clear()
+        world.run(following().step())
+        assert published() == expected(bucket)
+        assert unlisted_count(world) == 0
+
+        # As if the directory had been made anew, with what is in it not known yet.
+        async def unlist() -> None:
+            async with world.engine.change():
+                await world.engine.set_listed(await find(world, "set/b"), 0)
+                for entry in await world.engine.list_directory(await find(world, "set/b"), 0, 9):
+                    if stat.S_ISREG(entry.inode.mode):
+                        await world.engine.unlink(await find(world, "set/b"), entry.name, 1)
+
+        world.run(unlist())
+        bucket.is_down = True
+        world.run(following().look())
+        assert published() == expected(bucket)
+        bucket.is_down = False
+        world.run(places.aclose())
 
 
 @pytest.mark.parametrize("point", LISTING_POINTS)

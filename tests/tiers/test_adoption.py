@@ -351,6 +351,10 @@ def test_a_directory_is_listed_when_a_program_looks_into_it(
     assert [os.path.basename(path) for path in found] == ["a", "d", "e"]
     note = f"2 directories of {url} were not listed yet"
     assert note in run_memfs("query", "--explain", mount.root, below)
+    name = f"of-{place.name}"
+    made = json.loads(run_memfs("snapshot", "create", "--mount", mount.root, "--json", name))
+    assert any(each.startswith(note) for each in made["notes"])
+    run_memfs("snapshot", "delete", "--mount", mount.root, name)
     assert (root / "d/deep/y").read_bytes() == b"y"
     assert not (root / "d/missing").exists()
     [source] = [each for each in adopt_list(place) if each["url"] == url]
@@ -387,8 +391,17 @@ def test_content_types_and_metadata_become_xattrs(
         "x-amz-meta-memfs.pin": "warm",
         "x-amz-meta-long": "x" * 2000,
     }
+    bucket.objects[f"{prefix}-read/c.png"] = b"c"
+    bucket.told_of[f"{prefix}-read/c.png"] = bucket.told_of[f"{prefix}/a.png"]
     heads = bucket.counts["HEAD"]
     words = ["--lazy"] if lazy else []
+    adopt(*words, f"s3://{BUCKET}/{prefix}-read", place / "read")
+    read = place / "read/c.png"
+    assert os.listxattr(read) == []
+    assert read.read_bytes() == b"c"
+    assert os.getxattr(read, "user.mime_type") == b"image/png"
+    assert os.getxattr(read, "user.city") == b"Ulm"
+    assert (told(read, "pin"), bucket.counts["HEAD"]) == ("auto", heads)
     adopt(*words, "--head", f"s3://{BUCKET}/{prefix}", place / "set")
     found = place / "set/a.png"
     assert os.getxattr(found, "user.mime_type") == b"image/png"

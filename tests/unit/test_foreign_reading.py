@@ -11,7 +11,7 @@ import trio.testing
 from memfs.content.foreign import FRAME_BYTES, ForeignReader
 from memfs.errors import ObjectChangedError
 from memfs.metadata.records import Form
-from memfs.stores.source import SourceObject
+from memfs.stores.source import RangeRead, SourceObject
 from memfs.types import NO_BLOB, FormCoding, FormKind, Layout, Place
 from tests.moving import incompressible
 from tests.unit.fakes.bucket import Bucket
@@ -33,7 +33,7 @@ class CountingBucket(Bucket):
         self.ranges: list[tuple[int, int]] = []
         self.put("key", DATA)
 
-    async def read_if(self, wanted: SourceObject, start: int, end: int) -> bytes:
+    async def read_if(self, wanted: SourceObject, start: int, end: int) -> RangeRead:
         self.ranges.append((start, end))
         return await super().read_if(wanted, start, end)
 

@@ -73,6 +73,10 @@ CONTENT = compressible(70_000)
 TIMEOUT_S = 60.0
 
 
+async def nothing_to_list(_directory: InodeNo) -> None:
+    await trio.lowlevel.checkpoint()
+
+
 class Bench:
     """A state directory, a bucket behind the back of memfs, and a prefix of its own in it."""
 
@@ -110,7 +114,7 @@ class Bench:
 
     def following(self, clock: Callable[[], int] = time.time_ns) -> Following:
         places, changes = Places(self.state.parts, {}, self._open), self.state.activity.changes
-        return Following(self.state.parts, self._quotas(), places, changes, clock)
+        return Following(self.state.parts, self._quotas(), places, changes, nothing_to_list, clock)
 
     def _quotas(self) -> Quotas:
         return Quotas(self.state.config.quotas, self.state.engine)

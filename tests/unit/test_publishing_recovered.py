@@ -35,6 +35,7 @@ from tests.contract.engine.asking import ask, build
 from tests.moving import SMALL_FRAMES, compressible
 from tests.servers.process import READY
 from tests.unit.test_exports import World, bring, mounted
+from tests.unit.test_publishing import nothing_to_list
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -66,7 +67,7 @@ class Bucket:
         parts = world.state.parts
         quotas = Quotas(QuotasConfig(), parts.engine)
         changes = world.state.activity.changes
-        return Following(parts, quotas, Places(parts, {}, self.open), changes)
+        return Following(parts, quotas, Places(parts, {}, self.open), changes, nothing_to_list)
 
     def methods(self, world: World) -> PublishMethods:
         parts = world.state.parts

@@ -83,6 +83,8 @@ class SnapshotMade(TypedDict):
     """Those that are still being copied."""
     open_files: list[OpenFileReport]
     """The first of them."""
+    notes: list[str]
+    """What the snapshot lacks otherwise."""
 
 
 class SnapshotDiffParameters(TypedDict):

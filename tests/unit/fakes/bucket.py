@@ -11,7 +11,7 @@ from memfs.errors import ObjectChangedError, ObjectMissingError, StoreError
 from memfs.stores.health import StoreHealth
 from memfs.stores.parts import PartSlots
 from memfs.stores.retry import RepeatedCalls, RetryPolicy
-from memfs.stores.source import SourceObject, SourceStore
+from memfs.stores.source import RangeRead, SourceObject, SourceStore
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,6 +37,8 @@ class Bucket:
         self.objects: dict[str, tuple[str, bytes]] = {}
         """Etag and bytes by key."""
         self.page_count = page_count
+        self.told_of: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {}
+        """Content type and metadata by key, which an answer with bytes tells."""
         self.fails_after: int | None = None
         """Pages that a listing yields before it fails; None: it does not fail."""
         self.is_down = False
@@ -97,7 +99,7 @@ class Bucket:
             return found, None
         return found, f"{number + 1}:{found[-1].key}"
 
-    async def read_if(self, wanted: SourceObject, start: int, end: int) -> bytes:
+    async def read_if(self, wanted: SourceObject, start: int, end: int) -> RangeRead:
         """See `SourceBackend`."""
         await trio.lowlevel.checkpoint()
         if self.is_down:
@@ -107,7 +109,7 @@ class Bucket:
         etag, data = self.objects[wanted.key]
         if etag != wanted.etag:
             raise ObjectChangedError(wanted.key)
-        return data[start:end]
+        return RangeRead(data[start:end], *self.told_of.get(wanted.key, ()))
 
     async def look_at(self, key: str, version: str = "") -> SourceObject:
         """See `SourceBackend`."""

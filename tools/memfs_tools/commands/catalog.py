@@ -14,7 +14,7 @@ from memfs.errors import UsageError
 from memfs.sizes import format_count
 from memfs_tools.arguments import MOUNT, MOUNTPOINT
 from memfs_tools.mounts import meant_mount
-from memfs_tools.terminal import tell
+from memfs_tools.terminal import complain, tell
 
 if TYPE_CHECKING:
     from memfs.client.mount import Mount
@@ -51,6 +51,13 @@ def catalog(mountpoint: Path | None, place: Path | None, file: Path | None, ncdu
         raise click.UsageError(f"{file} is no regular file.")
     if file is not None and not file.absolute().parent.is_dir():
         raise click.UsageError(f"there is no directory {file.absolute().parent}.")
+    for source in served.adoption.sources():
+        if count := source["unlisted_count"]:
+            complain(
+                f"{source['url']}: {format_count(count, 'directory')} that nobody "
+                "has looked into: the table has nothing of what is there; memfs adopt --refresh "
+                "lists all"
+            )
     if file is None:
         _write_ncdu(served)
         return

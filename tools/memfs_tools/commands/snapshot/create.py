@@ -9,7 +9,7 @@ import click
 from memfs_tools.arguments import AS_JSON, MOUNT
 from memfs_tools.commands.snapshot.options import Instant
 from memfs_tools.mounts import choose_mount
-from memfs_tools.terminal import tell, tell_json
+from memfs_tools.terminal import complain, tell, tell_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,6 +62,8 @@ def create(
         tell_json(made, indent=None)
         return
     tell(f"{name} is kept")
+    for note in made["notes"]:
+        complain(note)
     if count := made["open_count"]:
         were = "file was" if count == 1 else "files were"
         tell(f"{count} {were} open for writing, and copied meanwhile{_lack(made)}")
