@@ -59,6 +59,7 @@ class SmallFileMethods:
         umask: int,
         replace: bool,
         tier: str | None,
+        durable: bool = False,
     ) -> PutSmallReport:
         """Make files; see `client.small_files`."""
         directory = self._door.admit(ticket, peer.uid, changes=True)
@@ -71,7 +72,12 @@ class SmallFileMethods:
             for path, piece, text in zip(paths, pieces, xattrs, strict=True)
         ]
         mtimes_ns = await self._files.put_small(
-            _client(peer, umask), directory, files, replace=replace, pin=self._pin(tier)
+            _client(peer, umask),
+            directory,
+            files,
+            replace=replace,
+            pin=self._pin(tier),
+            durable=durable,
         )
         return {"mtimes_ns": mtimes_ns}
 

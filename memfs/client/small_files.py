@@ -39,6 +39,9 @@ FILE_BYTES_MAX = 32 << 10
 _ASK_XATTR = "user.memfs.ask"
 _CALL_S_MAX = 30.0
 
+_DURABLE_CALL_S_MAX = 300.0
+"""A sync may wait for all that other programs have written. Guess."""
+
 
 class NewFile(NamedTuple):
     """A file that is to be made."""
@@ -63,6 +66,7 @@ def put_small(
     *,
     replace: bool = True,
     tier: str | None = None,
+    durable: bool = False,
 ) -> list[int]:
     """Make files below a directory; each is there whole, or was left.
 
@@ -72,9 +76,10 @@ def put_small(
         files: At most `FILES_A_CALL` with `BYTES_A_CALL`.
         replace: Files of these names give way, as in rename(2).
         tier: A pin of each: `warm`, `cold`, `glacier`.
+        durable: Return when they are on stable storage.
 
     Returns:
-        The mtime of each in ns; 0: it was left.
+        The mtime of each in ns; 0: it was left, or could not be made durable.
     """
     told = _ticket(directory, changes=True)
     if told is None:
@@ -90,7 +95,11 @@ def put_small(
         "replace": replace,
         "tier": tier,
     }
-    report = _call(address, state_dir, methods.PUT_SMALL, params)
+    if durable:
+        # An earlier version leaves the files: it does not know the parameter.
+        params["durable"] = True
+    timeout_s = _DURABLE_CALL_S_MAX if durable else _CALL_S_MAX
+    report = _call(address, state_dir, methods.PUT_SMALL, params, timeout_s)
     return [0] * len(files) if report is None else report["mtimes_ns"]
 
 
@@ -137,9 +146,15 @@ def _ticket(directory: str, *, changes: bool = False) -> tuple[str, str] | None:
         return None
 
 
-def _call(address: str, state_dir: Path, method: Method[P, R], params: Any) -> R | None:  # noqa: ANN401 - P, which mypy takes for no dict
+def _call(
+    address: str,
+    state_dir: Path,
+    method: Method[P, R],
+    params: Any,  # noqa: ANN401 - P, which mypy takes for no dict
+    timeout_s: float = _CALL_S_MAX,
+) -> R | None:
     try:
-        answer = call_door(address, state_dir, method.name, params, timeout_s=_CALL_S_MAX)
+        answer = call_door(address, state_dir, method.name, params, timeout_s=timeout_s)
         report: R = decode(method.report, answer)
     except (ControlError, InvalidValueError):
         # It is busy, or of another version; or another network namespace has its socket.

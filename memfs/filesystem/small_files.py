@@ -13,6 +13,7 @@ kernel is told of every name before the answer.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from dataclasses import dataclass, field
@@ -156,6 +157,7 @@ class SmallFiles(TreeChanges):
         *,
         replace: bool = True,
         pin: Tier | None = None,
+        durable: bool = False,
     ) -> list[int]:
         """Make files; a file of the same name gives way, as in rename(2).
 
@@ -167,9 +169,10 @@ class SmallFiles(TreeChanges):
             files: In order: of two with one path, the later one stays.
             replace: Files may give way; else those whose name is taken are left.
             pin: That of each file; not `HOT`.
+            durable: They are on stable storage when this returns, names and attributes included.
 
         Returns:
-            The mtime of each in ns; 0: it was left.
+            The mtime of each in ns; 0: it was left, or is there and cannot be made durable.
 
         Raises:
             NoSpaceError: The disk is full; the first ones may have been made.
@@ -196,8 +199,27 @@ class SmallFiles(TreeChanges):
             if done.made:
                 with trio.CancelScope(shield=True):
                     await self._tell_all(client, done, files)
+        if durable and done.made:
+            await self._make_durable(done)
         await trio.lowlevel.checkpoint()
         return [done.mtimes_ns.get(number, 0) for number in range(len(files))]
+
+    async def _make_durable(self, done: _Done) -> None:
+        """Bring all files to stable storage at once; one that cannot be is done no longer.
+
+        Many files by one syncfs(2), and all that the engine knows of them by one sync of the
+        journal, where each would wait for both by itself.
+        """
+        inodes = []
+        for each, _ in done.made:
+            # One that was replaced or removed meanwhile was there.
+            with contextlib.suppress(StaleInodeError):
+                inodes.append(await self._engine.get_inode(each.new.ino))
+        refused = await self._file_syncs.make_durable(inodes)
+        self._move_parts.faults.reach("put.synced")
+        for each, _ in done.made:
+            if each.new.ino in refused:
+                done.mtimes_ns[each.number] = 0
 
     async def _prepared(
         self,

@@ -37,10 +37,13 @@ if TYPE_CHECKING:
 
 _TIER_XATTR = "user.memfs.tier"
 
+_CALL_ARGUMENTS = {"overwrite", "durable"}
+"""Those that say how all of a call is stored, and not what each value is like."""
+
 _SMALL_TIERS = (None, "warm", "cold", "glacier")
 """Pins that files get as they are made; to `hot` go tensors alone, which the daemon looks at."""
 
-_SMALL_ARGUMENTS = {"key", "value", "tier", "metadata", "format", "overwrite"}
+_SMALL_ARGUMENTS = {"key", "value", "tier", "metadata", "format", "overwrite", "durable"}
 """Arguments of `store` that the daemon can follow for many values at a time."""
 
 
@@ -65,6 +68,11 @@ class _Held(NamedTuple):
     arguments: Mapping[str, Any]
     new: NewValue
     file: NewFile
+
+    @property
+    def terms(self) -> tuple[bytes | None, bool]:
+        """What all values of one call have in common: their pin, and whether they are durable."""
+        return self.new.attributes.get(_TIER_XATTR), bool(self.arguments.get("durable", False))
 
 
 class Storing:
@@ -94,7 +102,7 @@ class Storing:
     def works(self, items: Iterable[Mapping[str, Any]]) -> Iterator[Work[Entry]]:
         """Yield what is to be done, as items are taken."""
         held: list[_Held] = []
-        held_bytes, tier = 0, None
+        held_bytes = 0
         try:
             for arguments in items:
                 found = self._looked_at(arguments)
@@ -102,10 +110,9 @@ class Storing:
                     yield found
                     continue
                 full = len(held) == FILES_A_CALL or held_bytes + found.file.size > BYTES_A_CALL
-                if held and (full or found.new.attributes.get(_TIER_XATTR) != tier):
+                if held and (full or found.terms != held[0].terms):
                     yield self._group(held)
                     held, held_bytes = [], 0
-                tier = found.new.attributes.get(_TIER_XATTR)
                 held.append(found)
                 held_bytes += found.file.size
         except Exception:
@@ -123,10 +130,14 @@ class Storing:
             return by_itself
         try:
             new = self._prepare(
-                **{name: arguments[name] for name in arguments if name != "overwrite"}
+                **{name: arguments[name] for name in arguments if name not in _CALL_ARGUMENTS}
             )
             content = self._root.write_unless_small(
-                new.path, new.fill, new.attributes, FILE_BYTES_MAX
+                new.path,
+                new.fill,
+                new.attributes,
+                FILE_BYTES_MAX,
+                durable=bool(arguments.get("durable", False)),
             )
         except Exception:
             # Told as `store` tells it.
@@ -148,12 +159,13 @@ class Storing:
                 # What is in its way is told by the store of the value.
                 tried(above, partial(self._root.make_directory, above))
                 self._made.add(above)
-        tier = held[0].new.attributes.get(_TIER_XATTR)
+        tier, durable = held[0].terms
         mtimes_ns = put_small(
             self._root.path,
             self._mount.state_dir,
             [each.file for each in held],
             tier=None if tier is None else tier.decode(),
+            durable=durable,
         )
         return [
             Done(each.new.key, self._entry(each.new, len(each.file.content), mtime_of(mtime_ns)))

@@ -294,6 +294,8 @@ class Root:
         fill: Callable[[BinaryIO], None],
         attributes: Mapping[str, bytes],
         held_bytes: int,
+        *,
+        durable: bool = False,
     ) -> os.stat_result | bytes:
         """Return the content where it is small, and nothing is written; else do as `write`.
 
@@ -302,8 +304,9 @@ class Root:
             fill: As of `write`.
             attributes: As of `write`; read after `fill`.
             held_bytes: A content of so many bytes is small.
+            durable: As of `write`.
         """
-        return self._write(path, fill, attributes, held_bytes, replace=True, durable=False)
+        return self._write(path, fill, attributes, held_bytes, replace=True, durable=durable)
 
     def make_directory(self, path: str) -> None:
         """Make a directory, and those above it; it may be there.

@@ -185,8 +185,9 @@ TAKE_POINTS = (
 """That of `memfs adopt --move` and of `memfs release` (`jobs.taking`, `jobs.releasing`)."""
 
 
-PUT_POINTS = ("put.written", "put.recorded")
-"""That of small files that are made many at a time (`filesystem.small_files`), in order."""
+PUT_POINTS = ("put.written", "put.recorded", "put.synced")
+"""That of small files that are made many at a time (`filesystem.small_files`), in order; the last
+one where they are to be durable."""
 
 
 NODE_POINTS = (

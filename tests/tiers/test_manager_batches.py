@@ -176,6 +176,17 @@ def test_items_that_come_before_a_failing_source_are_stored(manager: MemoryManag
 
 
 @pytest.mark.usefixtures("together")
+def test_durable_values_are_stored_together_and_are_on_the_disk(manager: MemoryManager) -> None:
+    keys = [f"durable/{number % 3}/{number}" for number in range(FILES_A_CALL + 3)]
+    items = [{"key": key, "value": key, "durable": key != keys[5]} for key in keys]
+    entries = manager.batch_store(items)
+    assert entries.keys() == {*keys}
+    assert {entries[key].state for key in keys if key != keys[5]} == {"local"}
+    assert manager.batch_retrieve(keys) == {key: key for key in keys}
+    manager.batch_delete(keys)
+
+
+@pytest.mark.usefixtures("together")
 def test_a_pin_is_there_from_the_first_instant(place: Path) -> None:
     cold = ColdMemory(directory=place)
     cold.batch_store((f"pinned/{number}", number) for number in range(5))

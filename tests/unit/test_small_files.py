@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from memfs.content.syncer import SYNC_EACH_MAX
 from memfs.errors import NoSpaceError
 from memfs.filesystem.small_files import (
     CONTENT_BYTES_MAX,
@@ -20,6 +21,7 @@ from memfs.filesystem.small_files import (
 from memfs.metadata.records import InodeFlags
 from memfs.namespace import acl
 from memfs.types import ROOT_INODE, Tier
+from tests.disk_calls import intercept, name_of
 from tests.property.world import ROOMY, World
 
 if TYPE_CHECKING:
@@ -64,9 +66,13 @@ def put(
     top: InodeNo = ROOT_INODE,
     replace: bool = True,
     pin: Tier | None = None,
+    durable: bool = False,
 ) -> list[bool]:
     """Make files; returns which were made."""
-    made = world.run(world.filesystem.put_small(client, top, files, replace=replace, pin=pin))
+    putting = world.filesystem.put_small(
+        client, top, files, replace=replace, pin=pin, durable=durable
+    )
+    made = world.run(putting)
     return [mtime_ns > 0 for mtime_ns in made]
 
 
@@ -323,3 +329,48 @@ def test_a_name_that_was_not_told_of_yet_is_told_of_again(world: World) -> None:
         untold[find(world, b"a").ino] = False
         put(world, [small("a")])
         assert ("name", ROOT_INODE, b"a") in kernel.take()
+
+
+def test_durable_files_are_synced_together(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would else wait for the disk and for the journal by itself."""
+    files = [small(f"f{number}", b"%d" % number) for number in range(3 * SYNC_EACH_MAX)]
+    put(world, files[:1])
+    calls: list[str] = []
+    intercept(
+        monkeypatch,
+        *("syncfs", "fsync", "fdatasync"),
+        before=lambda call, fd: calls.append(f"{call} {name_of(fd)}"),
+    )
+    assert put(world, files, durable=True) == [True] * len(files)
+    # The one that took the place of another, and the name of a directory, go with the journal.
+    replaced = find(world, b"f0").raw
+    assert calls == [
+        "syncfs raw",
+        *(f"fdatasync {replaced:x}", "fsync 0", "fsync raw"),
+        "fdatasync journal.0",
+    ]
+    flags = {find(world, *each.names).flags for each in files}
+    assert flags == {InodeFlags.DURABLE}
+    calls.clear()
+    assert put(world, [small("one")], durable=True) == [True]
+    assert f"fsync {find(world, b'one').raw:x}" in calls
+
+
+def test_what_cannot_be_made_durable_is_not_called_done(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is there; who asked stores it by requests, and is told what the disk says."""
+    refused: list[int] = []
+
+    def fail(_call: str, fd: int) -> None:
+        if stat.S_ISREG(os.fstat(fd).st_mode) and os.pread(fd, 10, 0) == b"bad":
+            refused.append(fd)
+            raise OSError(errno.EIO, "no")
+
+    intercept(monkeypatch, "fsync", before=fail)
+    made = put(world, [small("good"), small("worse", b"bad")], durable=True)
+    assert made == [True, False]
+    assert refused
+    assert get(world, "good", "worse") == [b"content", b"bad"]
+    assert find(world, b"good").flags == InodeFlags.DURABLE
+    assert find(world, b"worse").flags != InodeFlags.DURABLE

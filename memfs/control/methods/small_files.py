@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from memfs.control.methods.method import Method
 
@@ -25,13 +25,16 @@ class PutSmallParameters(TypedDict):
     """Files of these names give way."""
     tier: str | None
     """A pin of each: `warm`, `cold`, `glacier`."""
+    durable: NotRequired[bool]
+    """The answer waits until they are on stable storage."""
 
 
 class PutSmallReport(TypedDict):
     """What became of them."""
 
     mtimes_ns: list[int]
-    """One for each; 0: it was left, and the user has to make it by requests."""
+    """One for each; 0: it was left, or could not be made durable; the user has to make it by
+    requests, which tell why."""
 
 
 class GetSmallParameters(TypedDict):
