@@ -15,6 +15,7 @@ import signal
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
@@ -30,7 +31,7 @@ from tests.servers.process import (
 from tests.waiting import WAIT_S, wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 ADMINISTRATOR = "postgres"
 USER = "memfs"
@@ -102,10 +103,12 @@ class PostgresServer:
 
     Args:
         directory: Empty; has the cluster and the socket.
+        settings: Of the server, before those of the tests.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, settings: Mapping[str, str] = MappingProxyType({})) -> None:
         self.directory = directory
+        self._settings = {**_SETTINGS, **settings}
         self._binaries = find_postgresql()
         self._data = directory / "data"
         self._user = pwd.getpwnam(_user()) if os.geteuid() == 0 else None
@@ -129,7 +132,7 @@ class PostgresServer:
         """Start it; returns when it answers."""
         command = [str(self._binaries / "postgres"), "-D", str(self._data), "-p", str(self.port)]
         command += ["-k", str(self.directory)]
-        for name, value in _SETTINGS.items():
+        for name, value in self._settings.items():
             command += ["-c", f"{name}={value}"]
         uid, gid = (self._user.pw_uid, self._user.pw_gid) if self._user else (None, None)
         self._process = start_server(
@@ -151,7 +154,7 @@ class PostgresServer:
         """
         assert self._process is not None
         if number == signal.SIGKILL:
-            pids = self._pids()
+            pids = self.pids()
             os.kill(self._process.pid, number)
             self._process.wait(WAIT_S)
             wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "its children")
@@ -206,7 +209,8 @@ class PostgresServer:
         finally:
             os.kill(pid, signal.SIGCONT)
 
-    def _pids(self) -> list[int]:
+    def pids(self) -> list[int]:
+        """Return the ids of its processes, the one that starts the others first."""
         assert self._process is not None
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
         return [self._process.pid, *map(int, children.read_text().split())]
@@ -255,10 +259,17 @@ class PostgresServer:
 
 
 @contextlib.contextmanager
-def running_postgresql() -> Iterator[PostgresServer]:
-    """Run a server; its processes and files are gone afterwards."""
-    with server_directory("postgresql") as directory:
-        server = PostgresServer(directory)
+def running_postgresql(
+    place: Path | None = None, settings: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[PostgresServer]:
+    """Run a server; its processes and files are gone afterwards.
+
+    Args:
+        place: Where its directory is made; None: with the temporary files.
+        settings: As of `PostgresServer`.
+    """
+    with server_directory("postgresql", place) as directory:
+        server = PostgresServer(directory, settings)
         try:
             yield server
         finally:

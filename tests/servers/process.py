@@ -41,10 +41,16 @@ class NotReadyError(Exception):
 
 
 @contextlib.contextmanager
-def server_directory(name: str) -> Iterator[Path]:
-    """Give a directory for a server's files, removed afterwards."""
+def server_directory(name: str, place: Path | None = None) -> Iterator[Path]:
+    """Give a directory for a server's files, removed afterwards.
+
+    Args:
+        name: What the server is.
+        place: Where; None: with the temporary files, where the next run removes what a killed one
+            has left.
+    """
     _remove_leftovers()
-    directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-{name}-"))
+    directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-{name}-", dir=place))
     try:
         yield directory
     finally:

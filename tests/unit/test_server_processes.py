@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,8 @@ from tests.processes import in_child
 from tests.servers import process
 from tests.servers.azurite import find_azurite
 from tests.servers.process import NotReadyError, free_ports, running_server
+from tests.servers.slow_proxy import running_slow_proxy
+from tests.waiting import join, wait_for
 
 
 def test_ports_are_given_once_while_a_test_process_lives() -> None:
@@ -64,3 +69,69 @@ def test_no_server_is_started_by_a_program_that_waits_for_it() -> None:
     if command is None:
         pytest.skip("Azurite is not installed")
     assert Path(command[0]).read_bytes()[:4] == b"\x7fELF" or command[0] == "node"
+
+
+def test_a_slow_proxy_changes_nothing_but_the_time() -> None:
+    """In order, all of it, and the end of a connection as well."""
+    data = bytes(range(256)) * 4096
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def echo() -> None:
+            with listener.accept()[0] as served:
+                while said := served.recv(1 << 16):
+                    served.sendall(said)
+
+        thread = threading.Thread(target=echo)
+        thread.start()
+        with (
+            running_slow_proxy(listener.getsockname()[1], 0.1) as port,
+            socket.create_connection(("127.0.0.1", port)) as near,
+        ):
+            begin_s = time.monotonic()
+            near.sendall(b"x")
+            assert near.recv(1) == b"x"
+            assert time.monotonic() - begin_s >= 0.1
+            sender = threading.Thread(target=near.sendall, args=(data,))
+            sender.start()
+            heard = b""
+            while len(heard) < len(data):
+                heard += near.recv(1 << 16)
+            join(sender)
+            near.shutdown(socket.SHUT_WR)
+            assert near.recv(1) == b""
+        join(thread)
+    assert heard == data
+
+
+def test_a_killed_test_run_leaves_no_database_server() -> None:
+    """Its shared memory would stay, and of a session that lies stopped its process."""
+    code = (
+        "import os, sys\n"
+        "from tests.servers.postgresql import running_postgresql\n"
+        "with running_postgresql() as server:\n"
+        "    print(server.directory, *server.pids(), flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+    ) as run:
+        assert run.stdout is not None
+        directory, *words = run.stdout.readline().decode().split()
+        pids = [int(word) for word in words]
+        assert len(pids) > 1
+        segments = _segments()
+        run.kill()
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), f"{pids} are there")
+    assert pids[0] in segments.values()
+    wait_for(lambda: pids[0] not in _segments().values(), "its shared memory is there")
+    process._remove_leftovers()
+    assert not Path(directory).exists()
+
+
+def _segments() -> dict[int, int]:
+    """Return who made each segment of shared memory, by its number (proc_sysvipc(5))."""
+    lines = Path("/proc/sysvipc/shm").read_text().splitlines()[1:]
+    return {int(line.split()[1]): int(line.split()[4]) for line in lines}
