@@ -54,7 +54,7 @@ CLIENT_COUNTS = (1, 4, 16)
 FILE_COUNT = 800
 """Files that all clients of a sample make together."""
 SAMPLE_S = 1.0
-"""Of one group size; at least one group."""
+"""How long groups of one size are sent."""
 BODY_BYTES = 250
 """A journal entry that creates a file, about."""
 DURABLE = {
@@ -119,7 +119,7 @@ class Used(NamedTuple):
     server_us: float
     """Processor time of the server's process of the connection, for a file."""
     log_bytes: float
-    """Of the server's write-ahead log, for a file."""
+    """Bytes of the server's write-ahead log, for a file."""
 
 
 @contextlib.contextmanager

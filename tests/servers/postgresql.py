@@ -103,7 +103,7 @@ class PostgresServer:
 
     Args:
         directory: Empty; has the cluster and the socket.
-        settings: Of the server, before those of the tests.
+        settings: Further ones of the server; they go before those of the tests.
     """
 
     def __init__(self, directory: Path, settings: Mapping[str, str] = MappingProxyType({})) -> None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CHUNK_BYTES = 1 << 16
+IDLE_S_MAX = 86_400.0
+"""Far above the pauses of any test."""
 
 
 @contextlib.contextmanager
@@ -85,7 +87,7 @@ def _read(
 
 def _write(sink: socket.socket, late: queue.SimpleQueue[tuple[float, bytes]]) -> None:
     while True:
-        due_s, data = late.get()
+        due_s, data = late.get(timeout=IDLE_S_MAX)
         time.sleep(max(due_s - time.monotonic(), 0))
         try:
             if not data:
