@@ -21,13 +21,19 @@ import functools
 import itertools
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
-from anyio import AsyncFile, to_thread, wrap_file
+try:
+    from anyio import AsyncFile, to_thread, wrap_file
+except ModuleNotFoundError:
+    raise ModuleNotFoundError(
+        "memfs.aio needs the package anyio: pip install 'memfs-tiers[aio]'", name="anyio"
+    ) from None
 
 from memfs.manager import manager as synchronous
 from memfs.manager import results
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+    from pathlib import Path
 
     from memfs.manager.entries import Entry
     from memfs.manager.paths import MemPath
@@ -106,6 +112,20 @@ class MemoryManager(_Wrapper[synchronous.MemoryManager]):
 
     def __init__(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401
         self._make = functools.partial(synchronous.MemoryManager, *arguments, **named)
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - never
+        """Say what is missing where nothing was entered yet."""
+        if name == "sync":
+            raise RuntimeError(
+                "enter it first: `async with MemoryManager() as memory:`; MemoryManager.of wraps a "
+                "manager that is there"
+            )
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+
+    @property
+    def directory(self) -> Path:
+        """That of all keys."""
+        return self.sync.directory
 
     @classmethod
     def of(cls, manager: synchronous.MemoryManager) -> Self:

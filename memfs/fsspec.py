@@ -10,7 +10,6 @@ Invariant: a path that a URL stands for lies in a mount of memfs.
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,7 +19,9 @@ from fsspec.implementations.local import LocalFileSystem
 from memfs.client.mount import Mount
 from memfs.errors import InvalidValueError
 from memfs.linux.mounts import list_mounts
+from memfs.manager.arguments import filter_given, limit_given
 from memfs.manager.place import own_state, start
+from memfs.manager.results import plain_filter
 from memfs.manager.wishes import Wishes
 from memfs.query.globs import escaped_glob
 from memfs.query.parsing import parse
@@ -89,20 +90,21 @@ class MemfsFileSystem(LocalFileSystem):  # type: ignore[misc]  # fsspec has no t
             ValueError: The filter means nothing, and the message says where.
         """
         mount, directory = self._mounted(path)
-        wanted = json.loads(json.dumps(dict(metadata_filter or {}), default=str))
+        wanted, limit = plain_filter(filter_given(metadata_filter)), limit_given(limit)
         try:
             parse(wanted)
         except InvalidValueError as error:
             raise ValueError(str(error)) from None
-        below = {"$path": f"/{escaped_glob(mount.inner(directory))}/"}
+        inner = mount.inner(directory)
+        condition = wanted
+        if inner:
+            condition = {"$and": [{"$path": f"/{escaped_glob(inner)}/"}, wanted]}
         top = mount.mountpoint if at is None else mount.snapshots.tree(at)
         found: list[str] = []
         token = None
         while limit is None or len(found) < limit:
             count = _PAGE_COUNT if limit is None else min(_PAGE_COUNT, limit - len(found))
-            page = mount.query(
-                {"$and": [below, wanted]}, sort=sort, token=token, limit=count, at=at
-            )
+            page = mount.query(condition, sort=sort, token=token, limit=count, at=at)
             found += [f"{top}/{file['path'].lstrip('/')}" for file in page["files"]]
             token = page["token"]
             if token is None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import hypothesis
 import pytest
 
 from tests import scratch
@@ -46,6 +47,10 @@ sys.dont_write_bytecode = False
 # would ignore it as well. A handler is not inherited: they begin as in the foreground.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# A second process of the machine can take any example longer than 200 ms, and tells nothing.
+hypothesis.settings.register_profile("beside load", deadline=None)
+hypothesis.settings.load_profile("beside load")
 
 SLOW_LIMIT_S = 900
 """The limit of a test marked slow; the others have that of pyproject.toml."""

@@ -22,6 +22,7 @@ from memfs.types import FILESYSTEM_TYPE
 if TYPE_CHECKING:
     from pathlib import Path
 
+PRIORITY_MAX = 100
 UNPINNED = "auto"
 TIERS = ("hot", "warm", "cold", "glacier")
 _PREFIX = "user.memfs."
@@ -67,9 +68,15 @@ def pin(path: Path, tier: str, priority: int | None = None) -> None:
 
     Raises:
         PlacementError: EXDEV: it is not on memfs; ENOTSUP: the mount has no such tier; EINVAL:
-            `hot`, and the file holds no tensors; else as of setxattr(2).
+            there is no such tier or priority at all, or `hot`, and the file holds no tensors; else
+            as of setxattr(2).
     """
     _require_memfs(path)
+    if tier not in TIERS:
+        raise PlacementError(f"tier {tier!r} is not one of {', '.join(TIERS)}", errno.EINVAL)
+    if priority is not None and priority not in range(PRIORITY_MAX + 1):
+        message = f"priority {priority!r} is no whole number from 0 to {PRIORITY_MAX}"
+        raise PlacementError(message, errno.EINVAL)
     try:
         if priority is not None:
             xattr.setxattr(path, _PREFIX + "priority", str(priority).encode())

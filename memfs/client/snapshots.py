@@ -98,7 +98,8 @@ class Snapshots(NamedTuple):
         Raises:
             UsageError: No snapshot can have that name.
         """
-        if name in ("", ".", "..") or "/" in name or "\0" in name:
+        is_text = isinstance(name, str)
+        if not is_text or name in ("", ".", "..") or "/" in name or "\0" in name:
             raise UsageError(f"{name!r} cannot be the name of a snapshot")
         return self.mount.mountpoint / ".memfs" / "snapshots" / name
 

@@ -10,6 +10,7 @@ import base64
 import binascii
 import difflib
 import json
+import logging
 import os
 import stat
 import time
@@ -18,8 +19,9 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import trio
 
+from memfs.content.sealing import SEALS_A_STEP_MAX
 from memfs.content.sources import unlisted_notes
-from memfs.errors import InvalidValueError, NotPermittedError, StaleInodeError
+from memfs.errors import InvalidValueError, MemfsError, NotPermittedError, StaleInodeError
 from memfs.filesystem.control import Control
 from memfs.linux.processes import ids_of
 from memfs.metadata.records import FileOrder, FilePage, FilePosition, Scope
@@ -48,6 +50,8 @@ if TYPE_CHECKING:
     from memfs.query.matching import Values
     from memfs.types import InodeNo, SnapshotId
 
+log = logging.getLogger(__name__)
+
 BUDGET_S = 0.002
 """That of the engine, for one page in the event loop; guess: a request waits no longer for it."""
 
@@ -72,6 +76,10 @@ GATHER_S = 15.0
 HINT_COUNT_MAX = 3
 """Names of a filter, that no file has, for which the nearest one is looked for: each takes a thread
 up to 0.1 s."""
+
+SEAL_STEPS_MAX = 4
+"""Each takes some 5 ms where there are `SEALS_A_STEP_MAX` files; more were closed within a fraction
+of a second, and have the size of their last seal."""
 
 PAGE_COUNT_MAX = 10_000
 SORTABLE = ("$size", "$mtime")
@@ -154,6 +162,7 @@ class Querying:
 
     def __init__(self, parts: Parts, far: FarFinder) -> None:
         self._engine = parts.engine
+        self._sealer = parts.sealer
         self._access_stats = parts.access_stats
         self._control = Control(parts)
         self._far = far
@@ -179,6 +188,8 @@ class Querying:
         snap = NOW
         if question.at is not None:
             snap = (await self._engine.get_snapshot(question.at)).snap
+        elif question.token is None:
+            await self._seal_closed()
         scope = Scope(snap, question.caller)
         page, place = await self._page(question, node, order, scope)
         files, count = await self._files(page, live, question, scope)
@@ -193,6 +204,20 @@ class Querying:
             # Which names there are is not for everybody.
             await self._all_notes(question, node, order) if question.caller is None else (),
         )
+
+    async def _seal_closed(self) -> None:
+        """Seal files that were closed just now: the engine knows their sizes from then on.
+
+        Else what a program has stored a moment ago would be found with a size of 0.
+        """
+        for _ in range(min(self._sealer.candidate_count // SEALS_A_STEP_MAX + 1, SEAL_STEPS_MAX)):
+            try:
+                await self._sealer.seal_all()
+            except (MemfsError, OSError) as error:
+                # A full disk, which keeps nobody from asking.
+                log.info("nothing was sealed before a question: %s", error)
+                return
+            await trio.sleep(REST_S)
 
     async def _all_notes(
         self, question: Question, node: Node, order: FileOrder | None

@@ -39,6 +39,9 @@ PINNED = "pinned"
 ABSENT = "absent"
 """It is in the object store alone, compressed there."""
 
+ATTEMPTS_MAX = 3
+"""Looks at one file, for a mover that works on the same one. Guess."""
+
 _OPEN = "a program has it open or mapped"
 _CHANGED = "it was changed meanwhile"
 
@@ -52,6 +55,10 @@ class CompressionRequest(NamedTuple):
     """Give back the room of the raw file."""
     dry_run: bool = False
     """Only estimate, from a sample of each file."""
+
+
+class _SupersededError(Exception):
+    """A file has changed since it was looked at; nothing was done and nothing noted."""
 
 
 class Compression:
@@ -80,7 +87,19 @@ class Compression:
         self._request = request
 
     async def do(self, ino: InodeNo, results: WorkResults) -> None:
-        """Pack a file that is not open, and that no pin wants otherwise."""
+        """Pack a file that is not open, and that no pin wants otherwise.
+
+        What the mover has packed or moved meanwhile is looked at again, as it is then.
+        """
+        for _ in range(ATTEMPTS_MAX):
+            try:
+                await self._do_once(ino, results)
+            except _SupersededError:
+                continue
+            return
+        results.note(ino, MoveOutcome.SUPERSEDED, _CHANGED)
+
+    async def _do_once(self, ino: InodeNo, results: WorkResults) -> None:
         inode = await seal_regular(self._parts, ino, results)
         if inode is None:
             return
@@ -122,9 +141,10 @@ class Compression:
         if packed is None or recode:
             replacing = packed if recode else None
             outcome, moved_bytes = await self._make_packed(inode, replacing)
+            if outcome is MoveOutcome.SUPERSEDED:
+                raise _SupersededError
             if outcome not in (MoveOutcome.DONE, MoveOutcome.UNNEEDED):
-                reasons = {MoveOutcome.BUSY: _OPEN, MoveOutcome.SUPERSEDED: _CHANGED}
-                results.note(ino, outcome, reasons.get(outcome, ""))
+                results.note(ino, outcome, _OPEN if outcome is MoveOutcome.BUSY else "")
                 return
         kept = False
         if self._request.drop_raw:

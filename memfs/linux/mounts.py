@@ -9,6 +9,7 @@ import ctypes
 import errno
 import os
 import re
+import struct
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -24,6 +25,17 @@ _OCTAL = re.compile(rb"\\([0-7]{3})")
 
 _umount2 = LIBC.umount2
 _umount2.argtypes = (ctypes.c_char_p, ctypes.c_int)
+
+_AT_EMPTY_PATH, _AT_STATX_DONT_SYNC = 0x1000, 0x4000
+"""fcntl.h; include/uapi/linux/fcntl.h."""
+_STATX_BYTES = 256
+_STATX_DEVICE = struct.Struct("136xII")
+"""`stx_dev_major` and `stx_dev_minor` of `struct statx` (include/uapi/linux/stat.h)."""
+
+_statx = LIBC.statx
+_statx.argtypes = (
+    ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p,
+)  # fmt: skip
 
 
 class Mount(NamedTuple):
@@ -72,6 +84,19 @@ def find_containing_mount(path: Path) -> Mount:
         OSError: The path does not exist.
     """
     return topmost_mount(path.resolve(strict=True))
+
+
+def device_of(fd: int) -> str:
+    """Return the device of an open file, as `Mount.device` has it; its file system is not asked.
+
+    Raises:
+        OSError: As of statx(2).
+    """
+    found = ctypes.create_string_buffer(_STATX_BYTES)
+    if _statx(fd, b"", _AT_EMPTY_PATH | _AT_STATX_DONT_SYNC, 0, found):
+        raise last_error()
+    major, minor = _STATX_DEVICE.unpack_from(found)
+    return f"{major}:{minor}"
 
 
 def topmost_mount(path: Path) -> Mount:

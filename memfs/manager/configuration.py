@@ -9,6 +9,8 @@ import difflib
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from memfs.manager.arguments import size_gb
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -68,11 +70,12 @@ def configure(
         for key, value in (given or {}).items():
             place = f"{tier}_config[{key!r}]"
             if key == "size_gb" and tier != "glacier":
-                sizes[tier] = _number(place, value)
+                sizes[tier] = size_gb(place, value)
                 continue
             if key not in known:
-                near = difflib.get_close_matches(str(key), known, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+                names = list(known) if tier == "glacier" else ["size_gb", *known]
+                near = difflib.get_close_matches(str(key), names, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(names)}"
                 raise ValueError(f"{place} is not a key of it{hint}")
             known[key](place, value, options, found)
     if glacier:
@@ -91,12 +94,6 @@ def configure(
 def has_gpu() -> bool:
     """Return whether this machine has a GPU with NVIDIA's driver."""
     return os.path.exists(_GPU_CONTROL)
-
-
-def _number(place: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
-        raise ValueError(f"{place} = {value!r} is no size in GB")
-    return float(value)
 
 
 def _one_of(place: str, value: object, *allowed: object) -> None:

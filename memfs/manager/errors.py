@@ -57,6 +57,18 @@ class MountUnavailableError(MemfsError, OSError):
     errno = errno.ENOTCONN
 
 
+class ClosedManagerError(MemfsError, ValueError):
+    """A manager was closed, as a file that is closed."""
+
+    errno = errno.EBADF
+
+
+class DiskFullError(MemfsError, OSError):
+    """The disk of the mount, or the quota of the user there, is full; nothing was changed."""
+
+    errno = errno.ENOSPC
+
+
 class ArchivedError(MemfsError, OSError):
     """The object of a value is archived, and its restore was begun; it can be retrieved later.
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memfs.manager import place
-from memfs.manager.configuration import has_gpu
+from memfs.manager.configuration import configure, has_gpu
+from memfs.manager.errors import ClosedManagerError
 from memfs.manager.holding import hold, let_go
 from memfs.manager.wishes import Wishes
 from memfs.torch import hot_memory
@@ -49,17 +50,22 @@ class HotMemory(hot_memory.HotMemory):
         state: str | os.PathLike[str] | None = None,
     ) -> None:
         self._own: Mount | None = None
+        self._is_closed = False
+        given = {
+            "size_gb": size_gb,
+            "precision": precision,
+            "garbage_collection_threshold": garbage_collection_threshold,
+        }
+        configured = configure(
+            hot={name: value for name, value in given.items() if value is not None}
+        )
         if directory is None:
             devices = "auto" if device == "cuda" or (device == "auto" and has_gpu()) else "cpu"
             options: dict[str, object] = {
-                "hot.devices": [device if device.startswith("cuda:") else devices]
+                "hot.devices": [device if device.startswith("cuda:") else devices],
+                **configured.options,
             }
-            if garbage_collection_threshold is not None:
-                options["hot.high_watermark"] = garbage_collection_threshold
-                options["hot.low_watermark"] = max(
-                    0.01, round(garbage_collection_threshold - 0.1, 4)
-                )
-            size = _SIZE_GB if size_gb is None else size_gb
+            size = configured.sizes_gb.get("hot", _SIZE_GB)
             chosen = place.own_state("hot") if state is None else Path(state)
             self._own = place.start(chosen, Wishes(hot_gb=size, options=options))
             directory = self._own.mountpoint / "hot"
@@ -78,14 +84,35 @@ class HotMemory(hot_memory.HotMemory):
             hold(self._own.state_dir)
 
     def close(self, *, unmount: bool = False) -> None:
-        """Let go of a mount of its own; see `MemoryManager.close`.
+        """Let go of a mount of its own; what is asked for later is a `ClosedManagerError`.
 
         Raises:
             MountUnavailableError: It is in use, or another process holds it.
         """
-        if self._own is None:
+        if self._is_closed:
             return
-        if unmount:
-            place.stop(self._own)
-        let_go(self._own.state_dir)
-        self._own = None
+        if self._own is not None:
+            if unmount:
+                place.stop(self._own)
+            let_go(self._own.state_dir)
+        self._is_closed = True
+
+    def path(self, key: str) -> Path:
+        """As of `memfs.torch.HotMemory`.
+
+        Raises:
+            ClosedManagerError: It was closed.
+        """
+        self._require_open()
+        return super().path(key)
+
+    def keys(self) -> list[str]:
+        """Return all keys, sorted."""
+        self._require_open()
+        return super().keys()
+
+    def _require_open(self) -> None:
+        if self._is_closed:
+            raise ClosedManagerError(
+                f"{self.directory}: this HotMemory was closed; make another one, which goes on"
+            )

@@ -61,7 +61,17 @@ class KeyedDirectory:
     def _mounted(self) -> Mount:
         if self.mount is None:
             raise TierUnavailableError(f"{self.directory} is a plain directory, without tiers")
+        self._root.require()
         return self.mount
+
+    def _made_directory(self) -> Path:
+        """Return the directory of all keys, which is made on the mount if it is missing.
+
+        Raises:
+            MountUnavailableError: The mount is gone; nothing is made where it was.
+        """
+        self._root.make_directory("")
+        return self.directory
 
 
 def keys_below(root: Root, prefix: str = "") -> Iterator[str]:

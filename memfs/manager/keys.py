@@ -19,6 +19,10 @@ a temporary file holds this one."""
 KEY_CHARACTERS_MAX = 65_536
 """A longer key is refused; the kernel takes an attribute of 64 KiB, which holds a long key."""
 
+PATH_BYTES_MAX = 3500
+"""A longer path is refused; the kernel takes one of 4095 bytes, with that of the mount before it
+(PATH_MAX of limits.h)."""
+
 _DIGEST_BYTES = 16
 _ESCAPED = re.compile(r"%([0-9A-F]{2})")
 _EMPTY = "%"
@@ -36,7 +40,8 @@ def path_of(key: str) -> str:
         key: Any text.
 
     Raises:
-        ValueFormatError: The key is empty or too long, or holds NUL or half of a surrogate pair.
+        ValueFormatError: The key is empty or too long, has too many directories, or holds NUL or
+            half of a surrogate pair.
     """
     if not isinstance(key, str):
         raise ValueFormatError(f"a key is a text, and not {type(key).__name__}")
@@ -45,9 +50,15 @@ def path_of(key: str) -> str:
     if "\0" in key:
         raise ValueFormatError(f"key {key[:80]!r}: NUL cannot be in a name")
     try:
-        return "/".join(_name_of(component) for component in key.split("/"))
+        path = "/".join(_name_of(component) for component in key.split("/"))
     except UnicodeEncodeError:
         raise ValueFormatError(f"key {key[:80]!r} holds half of a surrogate pair") from None
+    if len(path) > PATH_BYTES_MAX // 4 and len(path.encode()) > PATH_BYTES_MAX:
+        raise ValueFormatError(
+            f"key {key[:80]!r}...: its {key.count('/')} directories make a path of more than "
+            f"{PATH_BYTES_MAX} bytes"
+        )
+    return path
 
 
 def is_cut(path: str) -> bool:

@@ -15,11 +15,22 @@ from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 from memfs.client.placement import TIERS, PlacementError
 from memfs.control.client import ControlError
 from memfs.errors import InvalidValueError, MemfsError
+from memfs.manager.arguments import (
+    errors_given,
+    filter_given,
+    items_given,
+    limit_given,
+    metadata_given,
+    priority_of,
+    several,
+    size_gb,
+)
 from memfs.manager.batches import ERRORS, BatchResult, Work, alone, run_batch
-from memfs.manager.configuration import configure
+from memfs.manager.configuration import configure, has_gpu
 from memfs.manager.entries import Entry, mtime_of
 from memfs.manager.errors import (
     ArchivedError,
+    DiskFullError,
     FilterError,
     KeyConflictError,
     MissingKeyError,
@@ -35,6 +46,7 @@ from memfs.manager.metadata import KEY_XATTR, MIME_XATTR, Scalar, attributes_of,
 from memfs.manager.metrics import metrics_of
 from memfs.manager.paths import MemPath, read_attributes, snapshot_tree
 from memfs.manager.place import Origin, own_state, stop
+from memfs.manager.policy import MigrationPolicy
 from memfs.manager.results import Page, Results, plain_filter
 from memfs.manager.snapshots import SnapshotKeeper
 from memfs.manager.values import registry
@@ -42,12 +54,12 @@ from memfs.manager.values.value import Content, HeldContent, Mime, Wanted
 from memfs.manager.wishes import Wishes
 from memfs.query.globs import escaped_glob
 from memfs.query.parsing import parse
+from memfs.sizes import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from memfs.control.methods.queries import FoundReport
-    from memfs.manager.policy import MigrationPolicy
     from memfs.manager.root import Root
     from memfs.manager.values.value import ValueFormat
 
@@ -137,11 +149,21 @@ class MemoryManager(SnapshotKeeper):
     ) -> None:
         configured = configure(hot_config, warm_config, cold_config, glacier_config)
         self._habits = configured.habits
-        sizes = configured.sizes_gb
+        given = {"hot": hot_memory_size, "warm": warm_memory_size, "cold": cold_memory_size}
+        sizes = {
+            tier: size_gb(f"{tier}_memory_size", size)
+            for tier, size in given.items()
+            if size is not None
+        } | dict(configured.sizes_gb)
+        if migration_policy is not None and not isinstance(migration_policy, MigrationPolicy):
+            raise TypeError(
+                f"migration_policy is {type(migration_policy).__name__}; it can be a "
+                "memfs.policies.MigrationPolicy"
+            )
         wishes = Wishes(
-            sizes.get("hot", hot_memory_size),
-            sizes.get("warm", warm_memory_size),
-            sizes.get("cold", cold_memory_size),
+            sizes.get("hot"),
+            sizes.get("warm"),
+            sizes.get("cold"),
             glacier_enabled,
             {**configured.options, **(options or {})},
         )
@@ -167,8 +189,7 @@ class MemoryManager(SnapshotKeeper):
     def _mark(self, name: str, value: bytes) -> None:
         """Say something of all keys by an attribute of their directory."""
         self._mounted()
-        self.directory.mkdir(parents=True, exist_ok=True)
-        os.setxattr(self.directory, f"user.memfs.{name}", value)
+        os.setxattr(self._made_directory(), f"user.memfs.{name}", value)
 
     def _take_place(self) -> None:
         directory, served = self._origin.take()
@@ -221,6 +242,7 @@ class MemoryManager(SnapshotKeeper):
             KeyConflictError: The key is a directory of other keys, or below a key; or it is stored
                 already, and `overwrite` is false.
             TierUnavailableError: The mount has no such tier; nothing is stored.
+            DiskFullError: The disk is full; the message says what gives room back.
             OSError: It cannot be written; what was stored before is still there.
         """
         new = self._prepared(key, value, tier, metadata, format=format, priority=priority)
@@ -249,10 +271,15 @@ class MemoryManager(SnapshotKeeper):
         path = path_of(key)
         kind = self._kind_for(value, format)
         self._require_pickle_allowed(kind)
-        attributes = attributes_of(metadata or {})
+        attributes = attributes_of(metadata_given(metadata))
         if is_cut(path):
             attributes[KEY_XATTR] = key.encode()
         attributes |= self._placement(tier or self.tier, priority)
+        if (tier or self.tier) == "hot" and kind.name not in registry.TENSORS:
+            raise TierUnavailableError(
+                f"{key!r}: only tensors and arrays can be hot, and this value is stored as "
+                f"{kind.name}"
+            )
         return NewValue(key, path, value, kind, attributes)
 
     def retrieve(
@@ -413,13 +440,13 @@ class MemoryManager(SnapshotKeeper):
             FilterError: The filter means nothing, and the message says where.
             MissingSnapshotError: There is no such snapshot.
         """
-        mount = self._mounted()
+        mount, limit = self._mounted(), limit_given(limit)
         top = mount.mountpoint if at is None else snapshot_tree(mount, at)
         root = self._root if at is None else self._root_at(at)
         above = prefix.rpartition("/")[0]
         inner = mount.inner(self.directory / path_of(above) if above else self.directory)
         below = {"$path": f"/{escaped_glob(inner)}/"}
-        wanted = plain_filter(dict(metadata_filter or {}))
+        wanted = plain_filter(filter_given(metadata_filter))
         try:
             # Here, so that a mistake is told with its place in the caller's own filter.
             parse(wanted)
@@ -478,7 +505,7 @@ class MemoryManager(SnapshotKeeper):
     def batch_store(
         self,
         /,
-        items: Iterable[Mapping[str, Any] | tuple[str, Any]],
+        items: Iterable[Mapping[str, Any] | tuple[str, Any]] | Mapping[str, Any],
         *,
         errors: ERRORS = "raise",
         progress: Callable[[int], None] | bool | None = None,
@@ -487,7 +514,8 @@ class MemoryManager(SnapshotKeeper):
         """Store many values, some at a time.
 
         Args:
-            items: Dictionaries with the arguments of `store`, or pairs of key and value.
+            items: Dictionaries with the arguments of `store`, or pairs of key and value; or one
+                dictionary of values by key.
             errors: `raise`: at the end, all together; `return`: they are in the result.
             progress: Told how many are done; True: a bar on the terminal.
             options: Arguments of `store` for all of them.
@@ -497,16 +525,12 @@ class MemoryManager(SnapshotKeeper):
 
         Raises:
             BatchError: Some failed; the others are stored.
+            TypeError: An item is neither.
         """
-
-        def arguments(item: Mapping[str, Any] | tuple[str, Any]) -> dict[str, Any]:
-            if not isinstance(item, tuple):
-                return options | dict(item)
-            key, value = item
-            return options | {"key": key, "value": value}
-
+        given = items_given(items, options)
+        self._root.require()
         storing = Storing(self._root, self.mount, self._prepared, self.store)
-        return run_batch(_mapped(arguments, items), storing.works, errors=errors, progress=progress)
+        return run_batch(given, storing.works, errors=errors_given(errors), progress=progress)
 
     def batch_retrieve(
         self,
@@ -525,8 +549,14 @@ class MemoryManager(SnapshotKeeper):
         read = None
         if not options.keys() - {"default"} and not self._habits.views:
             read = partial(self._read_held, retrieve)
+        self._root.require()
         retrieving = Retrieving(self._root, self.mount, read, retrieve)
-        return run_batch(keys, retrieving.works, errors=errors, progress=progress)
+        return run_batch(
+            several("keys", keys),
+            retrieving.works,
+            errors=errors_given(errors),
+            progress=progress,
+        )
 
     def batch_delete(
         self,
@@ -542,7 +572,10 @@ class MemoryManager(SnapshotKeeper):
             for key in keys:
                 yield alone(str(key), partial(self.delete, key, missing_ok=missing_ok))
 
-        return run_batch(keys, works, errors=errors, progress=progress)
+        self._root.require()
+        return run_batch(
+            several("keys", keys), works, errors=errors_given(errors), progress=progress
+        )
 
     # --- tiers -----------------------------------------------------------------------------------
     def move(self, key: str, tier: str, priority: int | None = None) -> None:
@@ -555,7 +588,9 @@ class MemoryManager(SnapshotKeeper):
         path = self._require(key)
         mount = self._mounted()
         try:
-            mount.pin(path, _checked_tier(tier), priority)
+            mount.pin(
+                path, _checked_tier(tier), None if priority is None else priority_of(priority)
+            )
         except PlacementError as error:
             raise TierUnavailableError(str(error)) from None
 
@@ -569,7 +604,7 @@ class MemoryManager(SnapshotKeeper):
         Fewer than there are keys: its list is full, or some have nothing stored.
         """
         mount = self._mounted()
-        paths = [mount.inner(self.path(key)) for key in keys]
+        paths = [mount.inner(self.path(key)) for key in several("keys", keys)]
         taken_count, job = 0, None
         while paths:
             answer = mount.prefetch(paths[:_FILES_A_CALL], tier, job)
@@ -596,16 +631,27 @@ class MemoryManager(SnapshotKeeper):
                 are packed later have it, too.
             keys: Those of these values; None: of all.
             codec: `zstd`, `lz4`, `snappy` or another one that the mount has.
+
+        Raises:
+            MissingKeyError: Nothing is stored under one of `keys`; nothing was compressed.
+            ControlError: EINVAL: there is no such codec, or it has no such level.
         """
-        mount, chosen = self._mounted(), {}
-        for key in self.keys() if keys is None else keys:
-            path = self.path(key)
-            if path.tier == _checked_tier(tier):
-                chosen[path.stat().st_ino] = key
+        mount, chosen, wanted = self._mounted(), dict[int, str](), _checked_tier(tier)
         text = codec if compression_level is None else f"{codec}:{compression_level}"
+        # Without a file: a codec that the mount lacks is told before anything is changed.
+        mount.compress([], text)
+        for key in self.keys() if keys is None else several("keys", keys):
+            path = self.path(key)
+            try:
+                if path.tier == wanted:
+                    chosen[path.stat().st_ino] = key
+            except FileNotFoundError:
+                # A key that was removed meanwhile is left out, if all were asked for.
+                if keys is not None:
+                    raise MissingKeyError(f"nothing is stored under the key {key!r}") from None
         if keys is None and compression_level is not None:
             self._mark("codec", text.encode())
-        inos, failures = list(chosen), {}
+        inos, failures = list(chosen), dict[str, str]()
         files = before = after = 0
         while inos:
             report = mount.compress(inos[:_FILES_A_CALL], text)
@@ -633,7 +679,7 @@ class MemoryManager(SnapshotKeeper):
         return metrics_of(mount.status(), mount.metrics())
 
     def close(self, *, unmount: bool = False) -> None:
-        """Let go of the mount; the manager is not used any more.
+        """Let go of the mount; what is asked of the manager later is a `ClosedManagerError`.
 
         A mount that managers have started goes 60 s after no process holds it.
 
@@ -643,12 +689,14 @@ class MemoryManager(SnapshotKeeper):
         Raises:
             MountUnavailableError: It is in use, or another process holds it.
         """
-        if self.mount is None or self._is_closed:
+        if self._is_closed:
             return
-        if unmount:
+        if unmount and self.mount is not None:
             stop(self.mount)
         self._is_closed = True
-        let_go(self.mount.state_dir)
+        self._root.close()
+        if self.mount is not None:
+            let_go(self.mount.state_dir)
 
     def remove_leftovers(self, older_than_s: float = 3600.0) -> int:
         """Remove temporary files that killed writers left; returns how many there were.
@@ -700,7 +748,7 @@ class MemoryManager(SnapshotKeeper):
             found["user.memfs.tier"] = _checked_tier(tier).encode()
         if priority is not None:
             self._mounted()
-            found["user.memfs.priority"] = str(priority).encode()
+            found["user.memfs.priority"] = str(priority_of(priority)).encode()
         return found
 
     def _unless_archived(self, key: str, error: OSError) -> OSError:
@@ -714,12 +762,36 @@ class MemoryManager(SnapshotKeeper):
         return ArchivedError.of(key, pending)
 
     def _explained(self, error: OSError, tier: str | None) -> OSError:
-        if tier is not None and error.errno in (codes.ENOTSUP, codes.EINVAL):
-            remedy = "; set hot.devices and hot.size in its configuration" if tier == "hot" else ""
-            return TierUnavailableError(
-                f"{self.directory}: the mount has no {tier} tier for this value{remedy}"
+        """Return the error to raise for one that storing a value has met."""
+        if error.errno in (codes.ENOSPC, codes.EDQUOT):
+            return DiskFullError(
+                f"{self.directory}: {error.strerror}; {self._room_kept()}what was stored before is "
+                "still there"
             )
+        if tier is not None and error.errno == codes.ENOTSUP:
+            remedy = "; set hot.devices and hot.size in its configuration" if tier == "hot" else ""
+            if remedy and self._origin.kind == "state":
+                remedy = (
+                    "; hot_memory_size= makes one on the GPU"
+                    if has_gpu()
+                    else ": there is no GPU here; hot_config={'device': 'cpu', 'size_gb': 1} makes "
+                    "one in shared memory"
+                )
+            return TierUnavailableError(f"{self.directory}: the mount has no {tier} tier{remedy}")
         return error
+
+    def _room_kept(self) -> str:
+        """Return what can be done about a full disk, for a message."""
+        if self.mount is None:
+            return ""
+        remedy = "delete values, or use a larger disk; "
+        try:
+            kept_bytes = self.mount.status().snapshots.kept_bytes
+        except (OSError, MemfsError):
+            return remedy
+        if not kept_bytes:
+            return remedy
+        return f"snapshots keep {format_size(kept_bytes)}: delete_snapshots gives it back; {remedy}"
 
     def _require_pickle_allowed(
         self, kind: ValueFormat, fd: int | None = None, name: str = "the value"
@@ -770,8 +842,3 @@ def _found(top: Path, root: Root, file: FoundReport) -> Entry | None:
         return None
     texts = {f"user.{name}": text.encode() for name, text in (file["attributes"] or {}).items()}
     return Entry(key, path, metadata_of(texts), file["size"], mtime_of(file["mtime_ns"]))
-
-
-def _mapped(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterable[Any]:
-    """Return what a function makes of items; of a list, so that their number stays known."""
-    return [function(item) for item in items] if isinstance(items, list) else map(function, items)

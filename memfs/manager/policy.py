@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+from memfs.manager.arguments import check_threshold
+
 _HOUR_S = 3600
 _DAY_S = 24 * _HOUR_S
 
@@ -28,9 +30,7 @@ class MigrationPolicy:
 
     def __post_init__(self) -> None:
         for name in ("hot_to_warm", "warm_to_cold", "cold_to_glacier"):
-            value = getattr(self, f"{name}_threshold")
-            if not value >= 0:
-                raise ValueError(f"{name}_threshold={value!r}: a time is 0 or more")
+            check_threshold(f"{name}_threshold", getattr(self, f"{name}_threshold"))
 
     def mark(self) -> bytes:
         """Return the value of `user.memfs.policy` that says the same."""

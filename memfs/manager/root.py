@@ -18,7 +18,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 from memfs.client.mount import Mount
 from memfs.client.xattrs import set_xattrs
 from memfs.linux.beneath import open_beneath, rename_new
-from memfs.manager.errors import KeyConflictError, MissingKeyError, MountUnavailableError
+from memfs.linux.mounts import device_of
+from memfs.manager.errors import (
+    ClosedManagerError,
+    KeyConflictError,
+    MissingKeyError,
+    MountUnavailableError,
+)
 from memfs.manager.values.value import write_all
 
 if TYPE_CHECKING:
@@ -128,13 +134,35 @@ class Root:
     def __init__(self, path: str, *, on_mount: bool) -> None:
         self.path = path
         self._on_mount = on_mount
+        self._device = ""
+        """That of the mount, where the directory was found last."""
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Refuse all that is asked for from now on."""
+        self._is_closed = True
+
+    def require(self) -> None:
+        """See that the manager is in use, and that its mount is there.
+
+        Raises:
+            ClosedManagerError: It was closed.
+            MountUnavailableError: Nothing is mounted there, or its daemon is dead.
+        """
+        with contextlib.suppress(MissingKeyError), self._opened():
+            return
 
     @contextlib.contextmanager
     def _opened(self, *, make: bool = False) -> Iterator[int]:
+        if self._is_closed:
+            raise ClosedManagerError(
+                f"{self.path}: this manager was closed; make another one, which goes on there"
+            )
         try:
             fd = os.open(self.path, _DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:
-            self._require_mount()
+            if self._on_mount:
+                self._find_mount()
             if make:
                 os.makedirs(self.path, exist_ok=True)
                 with self._opened() as fd:
@@ -142,23 +170,45 @@ class Root:
                 return
             raise MissingKeyError(f"{self.path} is not there: nothing is stored yet") from None
         except OSError as error:
+            if error.errno == errno.ENOTCONN:
+                raise self._dead() from error
             raise MountUnavailableError(
                 f"{self.path}: {error.strerror}; is the file system mounted?"
             ) from error
         try:
+            if self._on_mount and device_of(fd) != self._device:
+                self._take_device(device_of(fd))
             yield fd
         except OSError as error:
             if error.errno != errno.ENOTCONN or isinstance(error, MountUnavailableError):
                 raise
-            raise MountUnavailableError(f"{self.path}: the daemon of its mount is dead") from error
+            raise self._dead() from error
         finally:
             os.close(fd)
 
-    def _require_mount(self) -> None:
-        if self._on_mount and Mount.find(self.path) is None:
+    def _dead(self) -> MountUnavailableError:
+        return MountUnavailableError(
+            f"{self.path}: the daemon of its mount is dead; make the manager anew, which starts it "
+            "again, or mount it again by `memfs mount`"
+        )
+
+    def _find_mount(self) -> Mount:
+        found = Mount.find(self.path)
+        if found is None:
             raise MountUnavailableError(
                 f"{self.path}: its mount is gone; make the manager anew, which mounts it again"
             )
+        return found
+
+    def _take_device(self, device: str) -> None:
+        """See that an open directory is on the mount, which may be another one than before.
+
+        Raises:
+            MountUnavailableError: It is beneath the mountpoint, where the mount was.
+        """
+        if self._find_mount().device != device:
+            raise MountUnavailableError(f"{self.path}: it was mounted just now; try again")
+        self._device = device
 
     @contextlib.contextmanager
     def _parent(self, path: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
@@ -248,13 +298,14 @@ class Root:
             older_than_s: Seconds since the last write; younger ones may still be written.
         """
         before_s, count = time.time() - older_than_s, 0
-        for _, _, names, fd in os.fwalk(self.path):
-            for name in names:
-                if name.startswith(".") and name.endswith(_TEMPORARY_SUFFIX):
-                    with contextlib.suppress(FileNotFoundError):
-                        if os.stat(name, dir_fd=fd, follow_symlinks=False).st_mtime < before_s:
-                            os.unlink(name, dir_fd=fd)
-                            count += 1
+        with contextlib.suppress(MissingKeyError), self._opened() as top:
+            for _, _, names, fd in os.fwalk(".", dir_fd=top):
+                for name in names:
+                    if name.startswith(".") and name.endswith(_TEMPORARY_SUFFIX):
+                        with contextlib.suppress(FileNotFoundError):
+                            if os.stat(name, dir_fd=fd, follow_symlinks=False).st_mtime < before_s:
+                                os.unlink(name, dir_fd=fd)
+                                count += 1
         return count
 
     # --- changing --------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from memfs.control.client import ControlError
+from memfs.manager.arguments import several
 from memfs.manager.errors import MissingKeyError, MissingSnapshotError
 from memfs.manager.keyed import KeyedDirectory, key_at, keys_below
 from memfs.manager.keys import is_cut, path_of
@@ -112,8 +113,7 @@ class SnapshotKeeper(KeyedDirectory):
         """
         mount = self._mounted()
         # A snapshot that has the directory can be restored to, even if it has no key.
-        self.directory.mkdir(parents=True, exist_ok=True)
-        inner = mount.inner(self.directory)
+        inner = mount.inner(self._made_directory())
         if name is None:
             now = datetime.now(UTC).isoformat(timespec="microseconds").removesuffix("+00:00")
             name = f"{self.directory.name[:100]}-{now}Z"
@@ -205,7 +205,7 @@ class SnapshotKeeper(KeyedDirectory):
         if keys is not None:
             if delete:
                 raise ValueError("delete=True is for all keys; with keys= nothing else is removed")
-            wanted = list(dict.fromkeys(keys))
+            wanted = list(dict.fromkeys(several("keys", keys)))
             for key in wanted:
                 if not was.exists(path_of(key)):
                     raise MissingKeyError(
@@ -213,8 +213,8 @@ class SnapshotKeeper(KeyedDirectory):
                     )
             return self._restore_keys(snapshot_id, wanted, to, on_progress)
         target = None if to is None else self.path(to)
-        if target is not None:
-            target.parent.mkdir(parents=True, exist_ok=True)
+        if to is not None:
+            self._root.make_directory(path_of(to).rpartition("/")[0])
         report = self._mounted().snapshots.restore(
             self.directory,
             snapshot=snapshot_id,
@@ -232,8 +232,8 @@ class SnapshotKeeper(KeyedDirectory):
         snapshots, reports = self._mounted().snapshots, list["Report"]()
         for key in keys:
             target = None if to is None else self.path(f"{to}/{key}")
-            if target is not None:
-                target.parent.mkdir(parents=True, exist_ok=True)
+            if to is not None:
+                self._root.make_directory(path_of(f"{to}/{key}").rpartition("/")[0])
             reports.append(
                 snapshots.restore(
                     self.path(key),
@@ -271,7 +271,7 @@ class SnapshotKeeper(KeyedDirectory):
         Raises:
             MissingSnapshotError: There is no snapshot of one of the ids; all of them stay.
         """
-        names = list(snapshot_ids)
+        names = list(several("snapshot_ids", snapshot_ids))
         with _missing_told(", ".join(map(repr, names))):
             self._mounted().snapshots.delete(names)
 

@@ -10,6 +10,8 @@ import json
 import os
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from memfs.manager.arguments import size_mb as check_size_mb
+from memfs.manager.keys import path_of
 from memfs.manager.manager import CompressReport, MemoryManager
 
 if TYPE_CHECKING:
@@ -79,12 +81,12 @@ class WarmMemory(TierMemory):
 
         Raises:
             ControlError: There is no such room, or it is no name.
+            ValueError: It is no size.
         """
         mount = self._mounted()
-        mount.pool_create(name, int(size_mb * _MIB))
-        path = self.path(name)
-        path.mkdir(parents=True, exist_ok=True)
-        os.setxattr(path, "user.memfs.pool", name.encode())
+        mount.pool_create(name, int(check_size_mb("size_mb", size_mb) * _MIB))
+        self._root.make_directory(path_of(name))
+        os.setxattr(self.path(name), "user.memfs.pool", name.encode())
 
 
 class ColdMemory(TierMemory):

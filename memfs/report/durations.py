@@ -17,6 +17,11 @@ from memfs.sizes import format_duration
 if TYPE_CHECKING:
     from memfs.report.gathering import Gathered
 
+_KINDS_TOLD = (
+    "Names are looked up and listed, with their attributes; changes make, rename and remove them, "
+    "and set attributes."
+)
+
 
 def durations(gathered: Gathered) -> Chart:
     """Return shares of the requests of each kind by how long they took."""
@@ -51,8 +56,8 @@ def durations(gathered: Gathered) -> Chart:
     return Chart(
         "latency",
         "Durations of requests",
-        "Shares of the requests of each kind by how long the daemon took. Reads and writes that "
-        "the kernel passes to the local file do not come to the daemon.",
+        f"Shares of the requests of each kind by how long the daemon took. {_KINDS_TOLD} Reads and "
+        "writes that the kernel passes to the local file do not come to the daemon.",
         option if found else None,
         ("kind", "requests", "half of them", "99 of 100", *(name for name, _ in BANDS)),
         rows,
@@ -92,7 +97,7 @@ def durations_over_time(gathered: Gathered) -> Chart:
         "latency-time",
         "Durations of requests over time",
         "What half of the requests of a kind took at most (dark) and 99 of 100 (light), on a "
-        "scale of powers of ten.",
+        f"scale of powers of ten. {_KINDS_TOLD}",
         _bands(found) if found else None,
         ("time", *(f"{kind}, {share}" for kind in found for share in ("half", "99 of 100"))),
         table,

@@ -81,9 +81,13 @@ def sentences(gathered: Gathered) -> list[Sentence]:
 
 
 def _span(gathered: Gathered) -> str:
+    return f"In the last {_span_words(gathered)}"
+
+
+def _span_words(gathered: Gathered) -> str:
     if gathered.span_s >= 0.99 * _SPAN_S[gathered.span]:
-        return f"In the last {gathered.span}"
-    return f"In the last {format_duration(gathered.span_s)}"
+        return gathered.span
+    return format_duration(gathered.span_s)
 
 
 def _tier(gathered: Gathered, name: str) -> TierReport | None:
@@ -272,10 +276,10 @@ def _pending(gathered: Gathered) -> Iterator[Sentence]:
     for code, moves in gathered.pending_by_code().items():
         is_bad = code in _BAD
         count = format_count(len(moves), "move")
-        verb = "waits" if len(moves) == 1 else "wait"
+        verb, such_as = ("waits", "that of") if len(moves) == 1 else ("wait", "such as that of")
         yield Sentence(
             Weight.ACT if is_bad else Weight.KNOW,
-            f"{count} {verb} ({code}), such as {moves[0].path}: {moves[0].reason}.",
+            f"{count} {verb} ({code}), {such_as} {moves[0].path}: {moves[0].reason}.",
             _REMEDIES.get(code, ""),
         )
 
@@ -372,7 +376,7 @@ def _costs(gathered: Gathered) -> Iterator[Sentence]:
         each = f" ({', '.join(parts)})" if len(parts) > 1 else ""
         yield Sentence(
             Weight.KNOW,
-            f"At the given prices, a month like this costs "
+            f"At the given prices, a month like the last {_span_words(gathered)} costs "
             f"{money(sum(by_tier.values()), currency)}{each}.",
         )
 

@@ -18,6 +18,14 @@ that are on the device already, and copies nothing.
 
 from __future__ import annotations
 
+try:
+    import torch as _torch  # noqa: F401 - looked for, before a module of this package says less
+except ModuleNotFoundError:
+    raise ModuleNotFoundError(
+        "memfs.torch and HotMemory need the package torch: pip install 'memfs-tiers[torch]'",
+        name="torch",
+    ) from None
+
 from memfs.torch.datasets import TensorDirectory
 from memfs.torch.errors import (
     DeviceUnavailableError,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,7 +27,7 @@ from memfs.torch.views import views_of
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping
+    from collections.abc import Iterator
 
     from memfs.hot.client import HotClient
 
@@ -90,6 +91,8 @@ class HotMemory:
         self.directory = Path(directory)
         self.directory.mkdir(parents=True, exist_ok=True)
         self.device = resolve_device(device)
+        # Sees that it can be one.
+        precision_of(precision)
         self.precision = precision
         self._optimized: dict[str, dict[str, Any]] = {}
         self._check(size_gb, garbage_collection_threshold)
@@ -103,9 +106,15 @@ class HotMemory:
             key: A file name.
             value: On any device.
             priority: 0 to 100; higher ones leave a full device last.
+
+        Raises:
+            TypeError: The value is neither.
+            ValueError: The key or the priority cannot be such; nothing is stored.
         """
-        tensors = {SINGLE: value} if isinstance(value, torch.Tensor) else dict(value)
+        tensors = _tensors_of(value)
         path = self.path(key)
+        if not isinstance(priority, int) or not 0 <= priority <= 100:
+            raise ValueError(f"priority = {priority!r}: it can be a whole number from 0 to 100")
         save(tensors, path)
         self._optimized.pop(key, None)
         pin(path, tier="hot", priority=priority)
@@ -169,14 +178,46 @@ class HotMemory:
         """Return all keys, sorted."""
         return sorted(path.name.removesuffix(SUFFIX) for path in self.directory.glob(f"*{SUFFIX}"))
 
+    # --- as a dictionary -------------------------------------------------------------------------
+    def __getitem__(self, key: str) -> torch.Tensor | dict[str, torch.Tensor]:
+        """As `retrieve`."""
+        return self.retrieve(key)
+
+    def __setitem__(self, key: str, value: torch.Tensor | Mapping[str, torch.Tensor]) -> None:
+        """As `store`."""
+        self.store(key, value)
+
+    def __delitem__(self, key: str) -> None:
+        """As `delete`."""
+        self.delete(key)
+
+    def __contains__(self, key: object) -> bool:
+        """As `exists`."""
+        return isinstance(key, str) and self.exists(key)
+
+    def __iter__(self) -> Iterator[str]:
+        """As `keys`."""
+        return iter(self.keys())
+
+    def __len__(self) -> int:
+        """Count all keys."""
+        return len(self.keys())
+
+    def __repr__(self) -> str:
+        """Tell where the keys are."""
+        return f"{type(self).__name__}({str(self.directory)!r})"
+
     def path(self, key: str) -> Path:
         """Return the file of a key.
 
         Raises:
             ValueError: It cannot be the name of one.
         """
-        if not _KEY.fullmatch(key) or key.startswith("."):
-            raise ValueError(f"key {key!r} cannot be a file name")
+        if not isinstance(key, str) or not _KEY.fullmatch(key) or key.startswith("."):
+            raise ValueError(
+                f"key {key!r:.80} cannot be a file name: a text of up to 200 characters, without "
+                "'/', and not with a dot first"
+            )
         return self.directory / f"{key}{SUFFIX}"
 
     def optimize_layout(
@@ -307,3 +348,16 @@ class HotMemory:
                 f"garbage_collection_threshold={threshold:g}: the mount has "
                 f"hot.high_watermark={configured}"
             )
+
+
+def _tensors_of(value: object) -> dict[str, torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        return {SINGLE: value}
+    if isinstance(value, Mapping) and all(
+        isinstance(each, torch.Tensor) for each in value.values()
+    ):
+        return dict(value)
+    raise TypeError(
+        f"the value is {type(value).__name__}; it can be a tensor, or a dictionary of tensors by "
+        "name: torch.as_tensor makes one of an array"
+    )

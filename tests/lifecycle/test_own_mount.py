@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+import torch
 
-from memfs import ColdMemory, GlacierMemory, MemoryManager
-from memfs.manager.errors import MountUnavailableError
+from memfs import ColdMemory, GlacierMemory, HotMemory, MemoryManager
+from memfs.manager.errors import ClosedManagerError, MountUnavailableError
 from tests.tiers.tiering import wait_until_at
 
 if TYPE_CHECKING:
@@ -86,6 +88,37 @@ def test_the_tiers_of_the_feature_list(own_place: Path) -> None:
     assert glacier["archive_2"] == b"\2" * 1000
     assert any((own_place / "objects").iterdir())
     glacier.close(unmount=True)
+
+
+def test_hot_memory_is_a_dictionary_and_tells_mistakes(own_place: Path) -> None:
+    hot = HotMemory(size_gb=0.01)
+    hot["a"] = torch.ones(3)
+    hot.store("named", {"x": torch.zeros(2), "y": torch.ones(1)})
+    assert torch.equal(hot["a"], torch.ones(3))  # type: ignore[arg-type]
+    assert ("a" in hot, "b" in hot, len(hot), list(hot)) == (True, False, 2, ["a", "named"])
+    del hot["a"]
+    assert repr(hot) == f"HotMemory('{hot.directory}')"
+    for value in (np.ones(3), [1, 2], {"x": 1}):
+        with pytest.raises(TypeError, match="it can be a tensor, or a dictionary of tensors"):
+            hot.store("b", value)  # type: ignore[arg-type]
+    for key in ("a/b", "", ".a", None):
+        with pytest.raises(ValueError, match="cannot be a file name"):
+            hot.store(key, torch.ones(3))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="priority = 1000"):
+        hot.store("b", torch.ones(3), priority=1000)
+    assert list(hot) == ["named"]
+    mistakes: list[dict[str, Any]] = [
+        {"size_gb": "2"},
+        {"precision": "float8"},
+        {"garbage_collection_threshold": 2},
+    ]
+    for mistake in mistakes:
+        with pytest.raises(ValueError, match=rf"^hot_config\['{next(iter(mistake))}'\] = "):
+            HotMemory(**mistake)
+    hot.close(unmount=True)
+    for call in (lambda: hot["named"], lambda: list(hot), lambda: hot.store("b", torch.ones(1))):
+        with pytest.raises(ClosedManagerError, match="was closed"):
+            call()
 
 
 def test_a_mount_that_cannot_be_started_says_why(own_place: Path) -> None:

@@ -17,13 +17,14 @@ import pytest
 import torch
 
 from memfs import MemoryManager
-from memfs.manager.errors import MountUnavailableError
+from memfs.manager.errors import ClosedManagerError, MountUnavailableError
 from tests.lifecycle.own_mounts import is_gone, kill_daemons
 from tests.processes import holding
 from tests.scratch import mounts_below
 from tests.waiting import join, wait_for
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 SOON = {"mount.linger": 0.5}
@@ -186,19 +187,60 @@ def test_a_manager_whose_mount_is_gone_writes_nothing_where_it_was(own_place: Pa
     manager.store("k", b"1")
     other.close(unmount=True)
     manager.directory.parent.mkdir(exist_ok=True)
-    for call in (
+    calls: list[Callable[[], object]] = [
+        lambda: manager.create_snapshot("before"),
         lambda: manager.store("k", b"2"),
+        lambda: manager.store("k", b"2", tier="cold"),
+        lambda: manager.batch_store({"k": b"2", "n": b"3"}),
         lambda: manager.retrieve("k"),
+        lambda: manager.batch_retrieve(["k"]),
         lambda: manager.exists("k"),
+        lambda: manager.delete("k"),
+        lambda: manager.open("k", "wb"),
         lambda: list(manager),
-    ):
-        with pytest.raises(MountUnavailableError, match="its mount is gone"):
-            call()
-    assert os.listdir(manager.directory.parent) == []
+        lambda: manager.query(),
+        lambda: manager.get_metrics(),
+        lambda: manager.compress(),
+        lambda: manager.prefetch(["k"]),
+        lambda: manager.remove_leftovers(),
+    ]
+    for beneath in ([], [manager.directory.name]):
+        # What is beneath the mountpoint looks as if it was the directory of all keys.
+        for name in beneath:
+            (manager.directory.parent / name).mkdir()
+        for call in calls:
+            with pytest.raises(MountUnavailableError, match="its mount is gone"):
+                call()
+        assert os.listdir(manager.directory.parent) == beneath
+    assert list(manager.directory.iterdir()) == []
     with started() as again:
         assert again["k"] == b"1"
         assert manager["k"] == b"1"
     manager.close()
+
+
+def test_a_manager_that_was_closed_says_so(own_place: Path) -> None:
+    """It would work for as long as its mount lingers, and no longer."""
+    manager, other = started(), started()
+    with manager:
+        manager.store("k", b"1")
+    calls: list[Callable[[], object]] = [
+        lambda: manager["k"],
+        lambda: manager.store("k", b"2"),
+        lambda: manager.batch_store({"k": b"2"}),
+        lambda: manager.batch_retrieve(["k"]),
+        lambda: manager.query(),
+        lambda: manager.get_metrics(),
+        lambda: list(manager),
+    ]
+    for call in calls:
+        with pytest.raises(ClosedManagerError, match="was closed; make another one"):
+            call()
+    manager.close()
+    with pickle.loads(pickle.dumps(other)) as again:
+        assert again["k"] == b"1"
+    other.close()
+    wait_for(lambda: is_gone(own_place), lambda: mounts_below(own_place))
 
 
 def test_it_is_started_again_after_its_daemon_was_killed(own_place: Path) -> None:

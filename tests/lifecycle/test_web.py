@@ -182,10 +182,24 @@ def test_what_the_page_asks_is_answered(server: Server, started: Mount) -> None:
         assert found["path"] == f"directory/{escape_text(NOT_TEXT)}"
         assert server.ask(f"why?path={found['id'].replace('%', '%25')}").status == 200
     assert server.ask("search?filter=%7B").status == 400
+    empty = server.ask("search?filter=%20")
+    assert (empty.status, empty.json["error"].split(",")[0]) == (400, "write words of a name")
     assert server.ask("tree?path=none").status == 404
     assert server.ask("tree?order=size").status == 400
     assert b"\nmemfs_tier_used_bytes{" in server.ask("metrics").body
     assert server.ask("nothing.js").status == 404
+
+
+def test_a_search_goes_on_where_the_first_files_are_not_meant(
+    server: Server, started: Mount
+) -> None:
+    """Each file is looked at for its pin: a hundred that have another one are no answer."""
+    for number in range(250):
+        (started.root / f"{number}").touch()
+    os.setxattr(started.root / "249", "user.memfs.tier", b"cold")
+    answer = server.ask("search?filter=%7B%22%24pin%22:%22cold%22%7D").json
+    assert [each["path"] for each in answer["files"]] == ["249"]
+    assert answer["token"] is None
 
 
 def test_no_link_in_the_mount_leads_a_pin_out_of_it(
@@ -275,7 +289,7 @@ def test_prices_and_a_trace_are_told_on_the_page(started: Mount) -> None:
     ) as server:
         report = server.ask("report?span=hour").json
         texts = " ".join(each["text"] for each in report["sentences"])
-        assert "a month like this costs" in texts
+        assert "a month like the last" in texts
         assert "EUR (warm " in texts
         assert "More RAM than" in texts or "of RAM instead of" in texts
         again = server.ask("report?span=hour").json
@@ -456,6 +470,10 @@ def test_names_of_any_bytes_are_shown_and_do_nothing(page: Browser, started: Mou
     page.find("#at").send_keys(MARKUP[:4])
     page.press("#search", "Search")
     page.see("#listed", "2 found")
+    assert page.run("return document.getElementById('pins').hidden") is False
+    page.run("document.querySelector('#tree tbody button').click()")
+    page.see("#why-title", "/.memfs/snapshots/")
+    assert page.run("return document.getElementById('pins').hidden"), "the past cannot be pinned"
     assert page.run("return document.querySelectorAll('img, script:not([src])').length") == 0
 
 

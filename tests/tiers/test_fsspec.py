@@ -18,6 +18,7 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from memfs import MemoryManager
+from memfs.client.placement import PlacementError
 from memfs.fsspec import MemfsFileSystem
 from tests.posix.capabilities import Capability
 from tests.tiers.tiering import wait_until_at
@@ -94,6 +95,15 @@ def test_what_memfs_knows(place: Path, named: str, mount: Mount) -> None:
     fs = fsspec.filesystem("memfs")
     assert fs.query(named, {"n": {"$gte": 3}}, sort="-n") == [f"{place}/k4", f"{place}/k3"]
     assert len(fs.query(named)) == 5
+    top = f"memfs://{mount.root}"
+    assert fs.query(top, {"n": 4}) == [f"{place}/k4"], "all of a mount"
+    with pytest.raises(ValueError, match="a filter is a dictionary"):
+        fs.query(named, "n")
+    with pytest.raises(ValueError, match="limit = -1"):
+        fs.query(named, limit=-1)
+    for tier, priority, told in (("gpu", None, "'gpu' is not one of"), ("warm", 101, "101 is no")):
+        with pytest.raises(PlacementError, match=told):
+            fs.pin(f"{named}/k4", tier, priority)
     assert fs.query(named, {"n": {"$gte": 0}}, sort="n", limit=2) == [f"{place}/k0", f"{place}/k1"]
     with pytest.raises(ValueError, match=r"at n\.\$ge"):
         fs.query(named, {"n": {"$ge": 1}})

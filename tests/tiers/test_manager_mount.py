@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from datetime import date
@@ -11,9 +12,18 @@ import numpy as np
 import pytest
 
 from memfs import MemoryManager, WarmMemory
-from memfs.manager.errors import FilterError, TierUnavailableError
+from memfs.control.client import ControlError
+from memfs.manager.errors import (
+    DiskFullError,
+    FilterError,
+    MissingKeyError,
+    MissingSnapshotError,
+    TierUnavailableError,
+)
+from memfs.manager.root import Root
 from tests.posix.capabilities import Capability
 from tests.tiers.tiering import residence, wait_until_at
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,13 +70,19 @@ def test_values_are_in_the_tier_that_is_asked_for(manager: MemoryManager) -> Non
 @pytest.mark.any_driver
 def test_a_tier_that_is_missing_leaves_the_former_value(manager: MemoryManager) -> None:
     manager.store("k", "before")
-    with pytest.raises(TierUnavailableError, match=r"no hot tier .* set hot\.devices"):
+    with pytest.raises(TierUnavailableError, match=r"no hot tier; set hot\.devices"):
         manager.store("k", np.arange(3), tier="hot")
     assert manager["k"] == "before"
     with pytest.raises(TierUnavailableError, match="no hot tier"):
         manager.move("k", "hot")
     with pytest.raises(ValueError, match="'tepid' is not one of hot, warm, cold, glacier"):
         manager.store("k", b"", tier="tepid")
+    for priority in (1000, -1, "high"):
+        with pytest.raises(ValueError, match="it can be a whole number from 0 to 100"):
+            manager.store("k", b"", tier="warm", priority=priority)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="it can be a whole number from 0 to 100"):
+            manager.move("k", "warm", priority)  # type: ignore[arg-type]
+    assert manager["k"] == "before"
 
 
 @pytest.mark.any_driver
@@ -80,6 +96,10 @@ def test_values_are_compressed_on_request(manager: MemoryManager) -> None:
     assert report.failures == {}
     assert residence(manager.path("z0")).forms == ["packed"]
     assert manager.retrieve("z0", start=100_000, end=100_010) == b"0" * 10
+    with pytest.raises(ControlError, match="zstd"):
+        manager.compress(tier="cold", compression_level=500)
+    with pytest.raises(MissingKeyError, match="nothing is stored under the key 'gone'"):
+        manager.compress(keys=["gone"])
 
 
 @pytest.mark.any_driver
@@ -100,6 +120,9 @@ def test_wishes_that_the_mount_does_not_meet_name_the_key(place: Path) -> None:
 @pytest.mark.any_driver
 def test_a_pool_is_a_directory_of_keys(place: Path) -> None:
     warm = WarmMemory(directory=place)
+    for size in (0, -1, "5"):
+        with pytest.raises(ValueError, match="is no size in MB"):
+            warm.allocate_pool("frequent", size_mb=size)  # type: ignore[arg-type]
     warm.allocate_pool("frequent", size_mb=1)
     warm.store("frequent/a", b"1")
     assert os.getxattr(warm.path("frequent/a"), "user.memfs.pool") == b"frequent"
@@ -144,8 +167,49 @@ def test_values_are_found_by_their_metadata(manager: MemoryManager, place: Path)
     assert frame["cloud"].tolist() == [14.0, 14.5]
     with pytest.raises(FilterError, match=r"^at cloud\.\$ge: .*\$gte"):
         manager.query({"cloud": {"$ge": 1}})
+    with pytest.raises(FilterError, match="a filter is a dictionary"):
+        manager.query("cloud")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="limit = -1"):
+        manager.query(limit=-1)
+    with pytest.raises(MissingSnapshotError, match="None cannot be the name of a snapshot"):
+        manager.restore_snapshot(None)  # type: ignore[arg-type]
     manager.close(unmount=True)
-    assert manager.exists("sat/1"), "a mount of others is left alone"
+    assert (place / "sat/1").exists(), "a mount of others is left alone"
+
+
+def test_a_value_is_found_with_its_size_as_soon_as_it_is_stored(manager: MemoryManager) -> None:
+    for number in range(5):
+        manager.store(f"a/{number}", np.zeros(100_000 + number), metadata={"number": number})
+        [found] = manager.query({"number": number})
+        assert found.size_bytes == found.path.stat().st_size > 800_000
+        assert found.mtime == found.path.stat().st_mtime
+        assert len(manager.query({"$size": {"$gt": 800_000}})) == number + 1
+
+
+@pytest.mark.any_driver
+def test_a_full_disk_tells_what_gives_room_back(
+    manager: MemoryManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager.store("k", b"1" * 100_000, durable=True)
+    before = manager.create_snapshot("before")
+    manager.store("k", b"2" * 100_000, durable=True)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Root, "write", full)
+    kept = r"No space left on device; snapshots keep .*KiB: delete_snapshots gives it back; delete"
+    wait_for(lambda: manager.get_metrics()["snapshots"]["kept_bytes"], "the snapshot to keep it")
+    with pytest.raises(DiskFullError, match=kept):
+        manager.store("k", b"3")
+    manager.delete_snapshot(before)
+
+
+@pytest.mark.any_driver
+def test_only_tensors_can_be_hot(manager: MemoryManager) -> None:
+    with pytest.raises(TierUnavailableError, match=r"only tensors and arrays .* stored as json"):
+        manager.store("k", {"a": 1}, tier="hot")
+    assert "k" not in manager
 
 
 @pytest.mark.any_driver

@@ -36,11 +36,21 @@ def test_it_has_all_methods_of_the_manager_with_their_signatures() -> None:
             ), name
 
 
+def test_what_was_not_entered_says_so(run: Callable[[Any], None]) -> None:
+    async def program() -> None:
+        with pytest.raises(RuntimeError, match="enter it first: `async with"):
+            await aio.MemoryManager().store("a", 1)
+        with pytest.raises(AttributeError, match="no attribute 'stor'"):
+            aio.MemoryManager().stor("a", 1)
+
+    run(program)
+
+
 def test_values_and_batches(tmp_path: Path, run: Callable[[Any], None]) -> None:
     async def program() -> None:
         async with aio.MemoryManager(mount=tmp_path, plain=True) as memory:
             entry = await memory.store("a", np.arange(4), metadata={"n": 1})
-            assert entry.path == memory.path("a")
+            assert entry.path == memory.path("a") == memory.directory / "a"
             assert (await memory.retrieve("a", start=1)).tolist() == [1, 2, 3]
             assert await memory.exists("a")
             assert await memory.get_metadata("a") == {"n": 1}

@@ -24,6 +24,7 @@ from memfs.manager.batches import BatchError
 from memfs.manager.entries import mtime_of
 from memfs.manager.errors import (
     ArchivedError,
+    DiskFullError,
     KeyConflictError,
     MissingKeyError,
     MountUnavailableError,
@@ -37,7 +38,7 @@ from tests.disk_calls import intercept
 from tests.waiting import join, wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from memfs.manager.metadata import Scalar
@@ -199,7 +200,7 @@ def test_a_store_that_fails_leaves_the_former_value(
         raise OSError(28, "No space left on device")
 
     intercept(monkeypatch, "setxattr", before=full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(DiskFullError, match=r"No space left.*; what was stored before is still"):
         manager.store("k", "after", metadata={"n": 2})
     monkeypatch.undo()
     assert manager["k"] == "before"
@@ -338,6 +339,60 @@ def test_a_batch_has_a_result_or_an_error_for_each(manager: MemoryManager) -> No
     gone = manager.batch_delete(["a", "missing"], errors="return")
     assert list(gone) == ["a"]
     assert isinstance(gone.errors["missing"], MissingKeyError)
+
+
+def test_a_batch_of_values_by_key(manager: MemoryManager) -> None:
+    """What `batch_retrieve` returns can be stored again."""
+    assert sorted(manager.batch_store({"a": 1, "b": [2]}, metadata={"n": 1})) == ["a", "b"]
+    assert manager.batch_retrieve(["a", "b"]) == {"a": 1, "b": [2]}
+    assert manager.get_metadata("b") == {"n": 1}
+
+
+MISTAKES: dict[str, tuple[Callable[[MemoryManager], object], type[Exception], str]] = {
+    "one key for many": (lambda m: m.batch_retrieve("ab"), TypeError, r"keys is one .*\['ab'\]"),
+    "one key to delete": (lambda m: m.batch_delete("ab"), TypeError, "keys is one"),
+    "no keys at all": (lambda m: m.batch_retrieve(7), TypeError, "keys is int"),  # type: ignore[arg-type]
+    "an item": (lambda m: m.batch_store([("a", 1), 5]), TypeError, "item of a batch is int"),  # type: ignore[list-item]
+    "a triple": (lambda m: m.batch_store([("a", 1, 2)]), TypeError, "item of a batch is tuple"),  # type: ignore[list-item]
+    "a word": (lambda m: m.batch_delete(["a"], errors="ignore"), ValueError, "'raise' or"),  # type: ignore[arg-type]
+    "metadata": (lambda m: m.store("a", 1, metadata=[1]), ValueFormatError, "metadata is list"),  # type: ignore[arg-type]
+    "name of bytes": (
+        lambda m: m.retrieve("bytes", name="x"),
+        ValueFormatError,
+        "no parts by name",
+    ),
+    "name of text": (lambda m: m.retrieve("text", name="x"), ValueFormatError, "no parts by name"),
+    "name of array": (
+        lambda m: m.retrieve("array", name="x"),
+        ValueFormatError,
+        "no parts by name",
+    ),
+    "list": (lambda m: m.store("a", [1], format="safetensors"), ValueFormatError, "list cannot be"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_told_as_what_it_is(manager: MemoryManager, mistake: str) -> None:
+    kept: dict[str, Any] = {"bytes": b"1", "text": "one", "array": np.arange(3)}
+    for key, value in kept.items():
+        manager.store(key, value)
+    make, kind, message = MISTAKES[mistake]
+    with pytest.raises(kind, match=message):
+        make(manager)
+    assert set(manager) == set(kept)
+
+
+@pytest.mark.parametrize("size", [-1, float("nan"), float("inf"), "8", True, 1e12])
+def test_a_size_that_is_none_is_told_by_its_name(tmp_path: Path, size: Any) -> None:  # noqa: ANN401
+    with pytest.raises(ValueError, match=r"^warm_memory_size = .* is no size in GB"):
+        MemoryManager(warm_memory_size=size, mount=tmp_path, plain=True)
+    with pytest.raises(ValueError, match=r"^cold_config\['size_gb'\] = .* is no size in GB"):
+        MemoryManager(cold_config={"size_gb": size}, mount=tmp_path, plain=True)
+
+
+def test_a_policy_is_no_dictionary(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"is dict; it can be a memfs\.policies\.MigrationPolicy"):
+        MemoryManager(migration_policy={"hot": 1}, mount=tmp_path, plain=True)  # type: ignore[arg-type]
 
 
 def test_a_batch_takes_few_values_in_advance(manager: MemoryManager) -> None:

@@ -60,6 +60,8 @@ def test_a_key_that_looks_like_a_cut_one_is_told_from_it() -> None:
         ("a\0b", "NUL"),
         ("a\ud800", "surrogate"),
         ("a" * 65_537, "characters"),
+        ("a/" * 2000 + "b", "2000 directories"),
+        ("日/" * 1000 + "b", "1000 directories"),
     ],
 )
 def test_what_is_no_key_is_refused(key: str, reason: str) -> None:

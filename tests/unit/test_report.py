@@ -158,9 +158,9 @@ def test_what_waits_is_told_by_what_for_with_what_to_do() -> None:
         PendingReport("/c", "cold", "the digest differs", 3, 9.0, None, PendingCode.DAMAGE),
     ]
     found = gathered(pending=waiting)
-    assert "2 moves wait (damage), such as /b" in told(found, Weight.ACT)
+    assert "2 moves wait (damage), such as that of /b" in told(found, Weight.ACT)
     assert "Run `memfs scrub`" in told(found, Weight.ACT)
-    assert "1 move waits (quota), such as /a" in told(found, Weight.KNOW)
+    assert "1 move waits (quota), that of /a" in told(found, Weight.KNOW)
 
 
 def test_costs_are_told_in_amounts_and_by_price() -> None:
@@ -177,7 +177,7 @@ def test_costs_are_told_in_amounts_and_by_price() -> None:
         ({"warm": 2.0, "cold": 0.05, "stored": 0.02}, {"warm": 8.0, "cold": 5.0, "glacier": 2.0}),
     ):
         assert cost_by_tier(costs_of(priced(found, **prices))) == pytest.approx(cost)
-    assert "a month like this costs 146.00." in told(found, received=0.1, stored=0.02)
+    assert "a month like the last 1 h costs 146.00." in told(found, received=0.1, stored=0.02)
     text = told(priced(found, "EUR", warm=2.0, stored=0.02))
     assert "costs 10.00 EUR (warm 8.00 EUR, glacier 2.00 EUR)." in text
     assert "less than 0.01" in told(found, warm=0.001)

@@ -79,3 +79,27 @@ def test_the_daemon_imports_only_what_every_mount_needs(tmp_path: Path) -> None:
     modules = modules_after(tmp_path, "import memfs_daemon.main")
     assert "memfs_daemon.assembly" in modules
     assert modules & HEAVY_FOR_DAEMON == set()
+
+
+@pytest.mark.parametrize(
+    ("module", "code", "extra"),
+    [
+        ("torch", "import memfs.torch", "torch"),
+        ("torch", "from memfs import HotMemory", "torch"),
+        ("torch", "from memfs.hot_memory import HotMemory", "torch"),
+        ("anyio", "from memfs.aio import MemoryManager", "aio"),
+    ],
+)
+def test_a_package_that_is_missing_is_told_with_its_extra(
+    module: str, code: str, extra: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys\nsys.modules[{module!r}] = None\n{code}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert f"needs the package {module}: " in done.stderr.replace("need the", "needs the")
+    assert f"pip install 'memfs-tiers[{extra}]'" in done.stderr.splitlines()[-1]

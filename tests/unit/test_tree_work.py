@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -18,6 +18,7 @@ from memfs.jobs.barriers import LocalBarrier, RemoteBarrier
 from memfs.jobs.compression import Compression, CompressionRequest
 from memfs.jobs.file_work import WorkResults
 from memfs.metadata.records import PendingMove
+from memfs.moves import packing
 from memfs.moves.dropping import drop_raw
 from memfs.moves.uploading import upload
 from memfs.placement.quotas import Quotas
@@ -409,6 +410,25 @@ async def test_compression_stays_inside_the_quota_of_disk_writes(tmp_path: Path)
         assert await state.forms(third) == {FormKind.RAW}
     finally:
         state.close()
+
+
+async def test_what_the_mover_packs_meanwhile_is_compressed_all_the_same(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pin to cold packs a file just when `memfs compress` does."""
+    ino = await state.create("a", CONTENT)
+    verify = packing._verify
+
+    def verify_after_the_mover(*arguments: Any) -> None:  # noqa: ANN401 - as it takes them
+        monkeypatch.setattr(packing, "_verify", verify)
+        trio.from_thread.run(packing.pack, state.parts, ino)
+        verify(*arguments)
+
+    monkeypatch.setattr(packing, "_verify", verify_after_the_mover)
+    results = await run(compression(state, CompressionRequest()), ino)
+    assert packing._verify is verify, "the mover was first"
+    assert (results.left, results.outcomes) == ({}, {"done": 1})
+    assert await state.forms(ino) == {FormKind.PACKED}
 
 
 async def test_the_codec_none_is_refused(state: State) -> None:

@@ -11,7 +11,14 @@ import sys
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from memfs.manager.errors import ValueFormatError
-from memfs.manager.values.value import Content, Mime, Wanted, bounds, write_all
+from memfs.manager.values.value import (
+    Content,
+    Mime,
+    Wanted,
+    bounds,
+    refuse_name,
+    write_all,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,6 +77,7 @@ class Arrays:
         """
         import numpy as np
 
+        refuse_name(content, wanted, "one array")
         header = read_header(content)
         if not wanted.copy and _count(header.shape):
             mapped: NDArray[Any] = np.frombuffer(

@@ -7,7 +7,14 @@ import pickle
 from typing import Any, BinaryIO
 
 from memfs.manager.errors import ValueFormatError
-from memfs.manager.values.value import Content, Mime, Wanted, bounds, write_all
+from memfs.manager.values.value import (
+    Content,
+    Mime,
+    Wanted,
+    bounds,
+    refuse_name,
+    write_all,
+)
 
 
 class Bytes:
@@ -31,6 +38,7 @@ class Bytes:
 
     def read(self, content: Content, wanted: Wanted) -> bytes | memoryview:
         """Return all, or the bytes `start` to `end`; without a copy as a view of the page cache."""
+        refuse_name(content, wanted, "bytes")
         start, end = bounds(wanted, content.size_bytes)
         if not wanted.copy and content.size_bytes:
             return memoryview(content.map())[start:end]
@@ -63,6 +71,7 @@ class Text:
 
     def read(self, content: Content, wanted: Wanted) -> str:
         """Return all, or the characters that lie whole within the bytes `start` to `end`."""
+        refuse_name(content, wanted, "a text")
         start, end = bounds(wanted, content.size_bytes)
         data = content.read(start, end - start)
         if wanted.partial:

@@ -26,6 +26,8 @@ RECOGNISED_BYTES = 64
 
 PICKLE = Pickle.name
 JSON = Json.name
+TENSORS = (Arrays.name, Tensors.name)
+"""What a device can hold."""
 
 _OWN: tuple[ValueFormat, ...] = (
     Bytes(),

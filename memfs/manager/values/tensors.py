@@ -60,6 +60,11 @@ class Tensors:
     def write(self, value: Any, file: BinaryIO) -> Mime:  # noqa: ANN401
         """Write the header, and each tensor from its own memory where it is contiguous."""
         single = _is_tensor(value) or _is_array(value)
+        if not single and not isinstance(value, Mapping):
+            raise ValueFormatError(
+                f"{type(value).__name__} cannot be safetensors; a tensor, an array or a dictionary "
+                "of them can"
+            )
         named = {SINGLE: value} if single else dict(value)
         library = "torch" if any(_is_tensor(each) for each in named.values()) else "numpy"
         try:

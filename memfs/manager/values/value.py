@@ -9,6 +9,8 @@ import mmap
 import os
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol
 
+from memfs.manager.errors import ValueFormatError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -185,6 +187,24 @@ class ValueFormat(Protocol):
             name: That of the file.
         """
         ...
+
+
+def refuse_name(content: Content, wanted: Wanted, what: str) -> None:
+    """See that no part by name is asked for, where a value has no such parts.
+
+    Args:
+        content: For its name.
+        wanted: What is asked for.
+        what: It holds.
+
+    Raises:
+        ValueFormatError: One is.
+    """
+    if wanted.name is not None:
+        raise ValueFormatError(
+            f"{content.name} holds {what}, which has no parts by name; leave out "
+            f"name={wanted.name!r}"
+        )
 
 
 def write_all(file: BinaryIO, data: bytes | memoryview) -> None:

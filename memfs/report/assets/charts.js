@@ -5,6 +5,8 @@ globalThis.memfsCharts = (() => {
     hot: '#d1495b', warm: '#e08e2b', cold: '#3f7cac', packed: '#6b8f71', glacier: '#8a7fb5',
   };
   const palette = ['#3f7cac', '#e08e2b', '#8a7fb5', '#6b8f71', '#d1495b', '#5c6b73'];
+  // Of directories: not those of tiers, which they would be taken for.
+  const grounds = ['#2f7a78', '#8a6a45', '#6d5a86', '#66793a', '#99505f', '#4e6786'];
   const bytes = (value) => {
     let size = Math.abs(value);
     for (const unit of ['B', 'KiB', 'MiB', 'GiB', 'TiB']) {
@@ -75,6 +77,7 @@ globalThis.memfsCharts = (() => {
         series.label = { color: ink, textBorderWidth: 0 };
       }
       if (series.type === 'treemap') {
+        option.color = grounds;
         series.itemStyle = { borderColor: paper, borderWidth: 1, gapWidth: 1 };
         series.label = { ...series.label, color: '#fff', textBorderColor: '#0006', textBorderWidth: 2 };
         series.upperLabel = {

@@ -11,6 +11,7 @@ import errno
 import html
 import json
 import threading
+import time
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -69,6 +70,8 @@ _GROWN = 1.2
 _NAMES_SHOWN = 300
 """Names of a directory; its sums are those of all."""
 _FOUND_SHOWN = 100
+_SEARCH_S = 5.0
+"""A search that has found less goes on so long; guess."""
 _EVENTS_SHOWN = 100
 _FILTER_MAX = 20_000
 
@@ -267,15 +270,13 @@ class Page:
             text, at = asked.get("filter", "").strip(), path_of(asked.get("at", ""))
             if len(text) > _FILTER_MAX:
                 raise InvalidValueError("the filter is too long")
+            if not text:
+                raise InvalidValueError(
+                    'write words of a name, or a filter such as {"$tier": "cold"}'
+                )
             if not text.startswith("{"):
                 text = json.dumps({"$name": {"$text": text}})
-            report = mount.query(
-                text,
-                sort=asked.get("sort") or None,
-                token=asked.get("token") or None,
-                at=at or None,
-                limit=_FOUND_SHOWN,
-            )
+            report = _found(mount, text, asked.get("sort"), asked.get("token"), at)
             below = f".memfs/snapshots/{at}/" if at else ""
             found = [{**each, "id": id_of(below + each["path"])} for each in report["files"]]
             return {**report, "files": found}
@@ -411,6 +412,29 @@ def _without_descriptor(message: str) -> str:
     """Return a message without the name that a file has while it is open here."""
     first, colon, rest = message.partition(": ")
     return rest if colon and first.startswith("/proc/self/fd/") else message
+
+
+def _found(mount: Mount, text: str, sort: str | None, token: str | None, at: str) -> dict[str, Any]:
+    """Return what is shown of a search at once: as much as is found until `_SEARCH_S`.
+
+    A page of an answer may be short or empty where each file has to be looked at.
+    """
+    until_s = time.monotonic() + _SEARCH_S
+    files: list[Any] = []
+    notes: list[str] = []
+    while True:
+        report = mount.query(
+            text,
+            sort=sort or None,
+            token=token or None,
+            at=at or None,
+            limit=_FOUND_SHOWN - len(files),
+        )
+        files += report["files"]
+        notes += report["notes"]
+        token = report["token"]
+        if token is None or len(files) == _FOUND_SHOWN or time.monotonic() > until_s:
+            return {**report, "files": files, "notes": notes}
 
 
 def uses_below(path: str, files: Iterable[HotFileReport]) -> dict[str, float]:

@@ -429,6 +429,8 @@ function showWhy(told) {
     ...facts.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, `${value}`)]),
   );
   find("decision").textContent = why.detail || "";
+  // The past is as it was: nothing of it can be pinned.
+  find("pins").hidden = "snapshot" in why;
   const buttons = tiers.map((tier) =>
     element(
       "button",
@@ -608,7 +610,7 @@ find("clear").addEventListener("click", () => { leaveSearch(); load(); });
 find("close").addEventListener("click", closeWhy);
 find("search").addEventListener("submit", (event) => { event.preventDefault(); search(false); });
 find("why").addEventListener("keydown", (event) => { if (event.key === "Escape") closeWhy(); });
-setInterval(() => { if (watched !== null) look(watched); }, WATCH_MS);
+setInterval(() => { if (watched !== null && find("state").className === "up" && !document.hidden) look(watched); }, WATCH_MS);
 setInterval(() => { if (find("state").className === "up" && !document.hidden) loadLog(); }, LOG_MS);
 setInterval(() => { if (find("state").className === "up" && !document.hidden) loadReport(); }, REPORT_MS);
 find("span").addEventListener("change", loadReport);
