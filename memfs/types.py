@@ -41,6 +41,9 @@ NO_BLOB = BlobId(0)
 NOW = SnapshotId((1 << 63) - 1)
 """The present, where a snapshot is asked for: later than all of them."""
 
+NOW_NAME = "now"
+"""How users write it where a snapshot can stand, so that no snapshot has that name."""
+
 OWN_STORE = ""
 """The store of places that memfs itself has made: the state directory, and its object store."""
 

@@ -511,7 +511,7 @@ def _build_exporter(
     if (generation := generations.get("")) is None:
         return None
     seal = partial(seal_all, parts.sealer)
-    confirm = generation.confirm_anew
+    confirm = generation.confirm_now
     return Exporter(parts, reader, open_files, quotas, seal, confirm, config.snapshots)
 
 

@@ -705,6 +705,8 @@ class Exporter:
         wanted = {note.snap for note in (*self.notes[:count], *self._stored[:count])}
         kept = [note for note in self._stored if note.snap in wanted]
         try:
+            # It knows nothing of what a state exports that has taken the store over.
+            await self._confirm()
             for note in self._stored:
                 if note.snap not in wanted:
                     await remote.delete(done_key(self._engine.state_id, note.snap))

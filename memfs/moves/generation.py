@@ -243,6 +243,11 @@ class StateGeneration:
             self._confirmed = False
         await self.confirm()
 
+    async def confirm_now(self) -> None:
+        """Do as `confirm`, whatever the store has shown before: where a request more is little."""
+        self._confirmed = False
+        await self.confirm()
+
     def _note_confirmed(self) -> None:
         self._confirmed, self._confirmed_s = True, trio.current_time()
 

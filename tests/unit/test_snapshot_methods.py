@@ -67,6 +67,7 @@ def test_what_is_closed_is_sealed_first_and_what_is_open_is_counted(
         ("first", AlreadyExistsError, "choose another name"),
         ("a/b", InvalidValueError, "the name of a directory"),
         ("", InvalidValueError, "the name of a directory"),
+        ("now", InvalidValueError, "a comparison means the present by it"),
         ("x" * 256, NameTooLongError, "255 bytes are allowed"),
     ],
 )

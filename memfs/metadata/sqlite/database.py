@@ -53,7 +53,7 @@ from memfs.errors import MetadataError, NoSpaceError
 from memfs.metadata.sqlite import following
 from memfs.metadata.sqlite.opening import open_database
 from memfs.metadata.sqlite.statements import TEXTS, Parameters, Row, SqlValue
-from memfs.metadata.sqlite.tables import again, explain
+from memfs.metadata.sqlite.tables import FULL_REMEDY, again, explain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -197,7 +197,7 @@ class Database:
         if self._failure is not None or self._lost is not None or self.refusal is not None:
             raise again(self._failure or self._lost or self.refusal)  # type: ignore[arg-type]
         if grows and not self._tables.regain_reserve():
-            raise NoSpaceError(f"the disk under {self._path.parent} is full: remove files from it")
+            raise NoSpaceError(f"the disk under {self._path.parent} is full: {FULL_REMEDY}")
         self._change_begin = len(self._records)
 
     def write(self, statement: int, parameters: Parameters) -> int:

@@ -52,6 +52,7 @@ from memfs.types import (
     NO_BLOB,
     NO_RAW,
     NOW,
+    NOW_NAME,
     ROOT_INODE,
     Generation,
     InodeNo,
@@ -514,6 +515,10 @@ def _snapshot(row: Row) -> Snapshot:
 
 
 def _check_name(name: str) -> None:
+    if name == NOW_NAME:
+        raise InvalidValueError(
+            f"{name!r} cannot be the name of a snapshot: a comparison means the present by it"
+        )
     if len(name.encode(errors="surrogateescape")) > NAME_BYTES_MAX:
         raise NameTooLongError(
             f"the name of a snapshot has {len(name)} letters; {NAME_BYTES_MAX} bytes are allowed"

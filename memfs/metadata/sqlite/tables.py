@@ -36,6 +36,8 @@ _FULL_CODES = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE}
 _PLAIN = re.compile(r"^(insert|update)(?: or fail)?(?! or)\b")
 """How a statement begins that a row in its way makes fail."""
 
+FULL_REMEDY = "remove files from it, and snapshots that keep removed ones"
+
 BUSY_MS = 5000
 """So long SQLite waits for a lock; as `sqlite3.connect` has it."""
 
@@ -231,7 +233,7 @@ def explain(error: Exception, what: str) -> NoSpaceError | MetadataError:
         what: What could not be done.
     """
     if is_full(error):
-        return NoSpaceError(f"{what}: the disk is full; remove files from it")
+        return NoSpaceError(f"{what}: the disk is full; {FULL_REMEDY}")
     return MetadataError(f"{what}: {error}")
 
 

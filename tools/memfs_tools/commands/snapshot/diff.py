@@ -10,6 +10,7 @@ import click
 
 from memfs.errors import UsageError
 from memfs.sizes import format_size
+from memfs.types import NOW_NAME
 from memfs_tools.arguments import MOUNTPOINT
 from memfs_tools.mounts import choose_mount
 from memfs_tools.terminal import tell, tell_json, tell_path0
@@ -20,12 +21,10 @@ if TYPE_CHECKING:
 
     from memfs.control.methods.snapshots import DifferenceReport
 
-NOW = "now"
-
 
 @click.command()
 @click.argument("before")
-@click.argument("after", default=NOW)
+@click.argument("after", default=NOW_NAME)
 @click.option(
     "--under",
     "place",
@@ -55,7 +54,7 @@ def diff(
         raise click.UsageError("--json, --arrow and --paths0 exclude each other.")
     served = choose_mount(place)
     under = "" if place is None else served.inner(place)
-    later = None if after == NOW else after
+    later = None if after == NOW_NAME else after
     found = served.snapshots.differences(before, later, under=under)
     if arrow:
         _write_arrow(found)
