@@ -72,11 +72,12 @@ class Client:
     """Supplementary groups."""
     pid: int
     umask: int
+    credentials: Credentials = field(init=False)
+    """Its ids."""
 
-    @property
-    def credentials(self) -> Credentials:
-        """Its ids."""
-        return Credentials(self.uid, self.gid, self.groups)
+    def __post_init__(self) -> None:
+        """Make the credentials once: they are asked for at each file."""
+        self.credentials = Credentials(self.uid, self.gid, self.groups)
 
     def is_alone(self) -> bool:
         """Others have their turn."""
@@ -458,7 +459,7 @@ class SmallFiles(TreeChanges):
         activity.request_count += 1
         if activity.access_log.active:
             await self._log(Operation.OPEN, inode, size)
-        activity.note_open(inode.ino, client.uid, client.pid, time_ns)
+        activity.note_use(inode.ino)
         self._traffic.note_open(await self._level_of(inode), inode.size)
         activity.note_access(inode.ino, time_ns)
         activity.programs.note_open(client.pid, client.uid, size, time_ns, writing=False)

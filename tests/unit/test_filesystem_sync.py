@@ -23,6 +23,7 @@ from memfs.jobs.file_work import run_work
 from memfs.linux.files import start_writeback
 from memfs.metadata.records import InodeFlags, NewInode
 from memfs.metadata.sqlite.engine import SqliteEngine
+from memfs.placement import upkeep
 from memfs.placement.upkeep import SETTLING_NS
 from memfs.stores.raw import RawStore
 from memfs.types import ROOT_INODE
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from memfs.metadata.records import Inode
     from memfs.types import InodeNo
     from tests.property.world import OpenFile
     from tests.scratch import Scratch
@@ -563,3 +565,33 @@ def test_who_replaces_a_large_file_by_another_one_does_not_wait_for_its_bytes(
     world.step()
     assert not world.raw_store.exists(raws[0])
     assert world.raw_store.exists(raws[1])
+
+
+def test_many_young_files_are_not_listed_in_each_round(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list of thousands stops the loop; the rounds follow each other while there is work."""
+    monkeypatch.setattr(upkeep, "LONG_LIST_COUNT", 3)
+    files = [written(world, b"f%d" % number) for number in range(3)]
+    for file in files:
+        world.release(file)
+    listing, looks = world.engine.list_not_durable, list[int]()
+
+    async def look(limit: int) -> list[Inode]:
+        looks.append(limit)
+        return await listing(limit)
+
+    monkeypatch.setattr(world.engine, "list_not_durable", look)
+    for _ in range(3):
+        world.step()
+    assert len(looks) == 1
+    world.later_ns = upkeep.LONG_LIST_PAUSE_NS
+    world.step()
+    assert len(looks) == 2
+    # Where all of them are old enough, the rest is looked at without a pause.
+    world.later_ns = SETTLING_NS + upkeep.LONG_LIST_PAUSE_NS
+    world.step()
+    assert len(looks) == 3
+    assert [state(world, file.ino) for file in files] == ["local"] * 3
+    world.step()
+    assert len(looks) == 4
