@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -112,6 +113,8 @@ if TYPE_CHECKING:
     from memfs.filesystem.operations import Operations
     from memfs.hot.headers import HeaderReader
     from memfs.metadata.engine import Engine
+    from memfs.metadata.shared.engine import SharedEngine
+    from memfs.metadata.shared.writer import Writer
     from memfs.stores.store import RemoteStore
     from memfs.stores.together import StoreSet
     from memfs_daemon.driver import Driver
@@ -139,6 +142,8 @@ class Assembly:
     mountpoint: Path
     state_dir: Path
     engine: Engine
+    writer: Writer | None
+    """Sends changes to the database of the mount; None: there is no such one."""
     sealer: Sealer
     recovery: Recovery
     file_syncs: FileSyncs
@@ -232,7 +237,8 @@ def assemble(
     if choice.refusal is not None:
         log.info("%s: no faster driver: %s", mountpoint, choice.refusal)
     with contextlib.ExitStack() as stack:
-        engine = _open_engine(state_dir, config, tell)
+        commits = Latencies()
+        engine, writer = _open_engine(state_dir, config, tell, commits)
         stack.callback(engine.close)
         raw_store = RawStore(state_dir)
         stack.callback(raw_store.close)
@@ -388,6 +394,7 @@ def assemble(
             exporter,
             lost_objects,
             sources,
+            writer,
         )
         status = Status(status_parts)
         metrics = MetricsMethods(
@@ -399,6 +406,7 @@ def assemble(
             latencies,
             stalls,
             move_parts.source_counts,
+            commits,
         )
         readings = Readings(
             status_parts, status, activity, traffic, store_counts, latencies, stalls
@@ -439,6 +447,7 @@ def assemble(
             mountpoint=mountpoint,
             state_dir=state_dir,
             engine=engine,
+            writer=writer,
             sealer=sealer,
             recovery=recovery,
             file_syncs=file_syncs,
@@ -458,7 +467,7 @@ def assemble(
             remote=remote,
             take_stale_state=options.take_stale_state,
             methods={
-                name: method
+                name: _confirmed(engine, method)
                 for provider in providers
                 for name, method in provider.methods().items()
             },
@@ -601,9 +610,13 @@ def _header_reader(config: HotConfig) -> HeaderReader | None:
     return HeaderReader(child_environment(os.environ))
 
 
-def _open_engine(state_dir: Path, config: Config, tell: Callable[[str], None]) -> SqliteEngine:
+def _open_engine(
+    state_dir: Path, config: Config, tell: Callable[[str], None], commits: Latencies
+) -> tuple[SqliteEngine, Writer | None]:
     try:
-        return SqliteEngine.open(
+        if config.metadata.url is not None:
+            return _join(state_dir, config, tell, commits)
+        engine = SqliteEngine.open(
             state_dir,
             config.metadata,
             migration=Migration(tell),
@@ -611,7 +624,45 @@ def _open_engine(state_dir: Path, config: Config, tell: Callable[[str], None]) -
             first_settings=SETTINGS_OF_NEW_STATE,
         )
     except UsageError as error:
-        raise UsageError(str(error), ExitCode.STATE_UNUSABLE) from error
+        code = ExitCode.STATE_UNUSABLE
+        if error.exit_code == ExitCode.NO_ANSWER:
+            code = ExitCode.NO_ANSWER
+        raise UsageError(str(error), code) from error
+    return engine, None
+
+
+def _join(
+    state_dir: Path, config: Config, tell: Callable[[str], None], commits: Latencies
+) -> tuple[SharedEngine, Writer]:
+    """Open the engine of a node of a shared mount."""
+    # Imported here: most mounts have no such database, and libpq is an extra.
+    from memfs.metadata.shared.address import Address
+    from memfs.metadata.shared.connector import PostgresConnector
+    from memfs.metadata.shared.engine import NodeSettings, SharedEngine
+
+    assert config.metadata.url is not None
+    limit_s = config.nodes.commit_timeout_s
+    address = Address.parse(config.metadata.url, os.environ)
+    engine = SharedEngine.join(
+        state_dir,
+        config.metadata,
+        PostgresConnector(address, config.glacier.url, limit_s),
+        NodeSettings(config.nodes.name or socket.gethostname(), limit_s),
+        migration=Migration(tell),
+        query=config.query,
+        first_settings=SETTINGS_OF_NEW_STATE,
+        note_latency=lambda took_s: commits.note("commit", int(took_s * 1e9)),
+    )
+    return engine, engine.writer
+
+
+def _confirmed(engine: SqliteEngine, method: Handler) -> Handler:
+    """Return a method that is answered once a database has what it has changed, if there is one."""
+
+    async def answer(*arguments: object, **options: object) -> object:
+        return await engine.confirmed(method(*arguments, **options))
+
+    return answer
 
 
 def _features(

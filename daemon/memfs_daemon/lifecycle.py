@@ -6,6 +6,7 @@ closed before the process ends, within a bounded time.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import signal
@@ -33,8 +34,9 @@ from memfs_daemon.mount_users import (
 from memfs_daemon.state_lock import Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from memfs.metadata.shared.writer import Writer
     from memfs.moves.generation import StateGeneration
     from memfs_daemon.assembly import Assembly
     from memfs_daemon.notify import ServiceManager, Starter
@@ -74,6 +76,35 @@ async def run(parts: Assembly, lock: StateLock, starter: Starter, manager: Servi
         UsageError: It has proved to be an older copy while it was mounted; what programs wrote is
             on stable storage in it.
     """
+    async with _sending(parts.writer):
+        await _run(parts, lock, starter, manager)
+    for generation in parts.generations.values():
+        if generation.refusal is not None:
+            raise UsageError(generation.refusal, ExitCode.STATE_UNUSABLE)
+
+
+@contextlib.asynccontextmanager
+async def _sending(writer: Writer | None) -> AsyncIterator[None]:
+    """For the block, changes are sent to the database of the mount; the last ones at its end."""
+    if writer is None:
+        yield
+        return
+    failure: BaseException | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keep_running, writer.run)
+        try:
+            yield
+        except BaseException as error:
+            # A nursery would wrap it.
+            failure = error
+        with trio.CancelScope(shield=True):
+            await writer.finish()
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+async def _run(parts: Assembly, lock: StateLock, starter: Starter, manager: ServiceManager) -> None:
     await load_pools(parts.engine, parts.access_stats, parts.warm_bytes)
     await parts.live_policy.load()
     await _note_store(parts)
@@ -98,9 +129,6 @@ async def run(parts: Assembly, lock: StateLock, starter: Starter, manager: Servi
             await _leave(parts)
             await _drain(parts)
             await _close_store(parts)
-    for generation in parts.generations.values():
-        if generation.refusal is not None:
-            raise UsageError(generation.refusal, ExitCode.STATE_UNUSABLE)
 
 
 async def _serve_all(parts: Assembly, starter: Starter, manager: ServiceManager) -> None:

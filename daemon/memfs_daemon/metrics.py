@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping
 
     from memfs.control.methods.mount import MetricsReport
-    from memfs.control.report import StatusReport
+    from memfs.control.report import DatabaseReport, StatusReport
     from memfs.control.server import Handler
     from memfs.metadata.local import Local
     from memfs.metadata.records import Usage
@@ -45,6 +45,7 @@ class MetricsMethods:
         latencies: Durations of requests so far.
         stalls: Those of the event loop so far.
         sources: What went on with adopted files so far.
+        commits: Durations of transactions of the mount's database so far.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class MetricsMethods:
         latencies: Latencies,
         stalls: Stalls,
         sources: SourceCounts,
+        commits: Latencies,
     ) -> None:
         self._engine = engine
         self._status = status
@@ -66,6 +68,7 @@ class MetricsMethods:
         self._latencies = latencies
         self._stalls = stalls
         self._sources = sources
+        self._commits = commits
 
     def methods(self) -> Mapping[str, Handler]:
         """Return the methods of the control socket by name."""
@@ -96,6 +99,7 @@ class MetricsMethods:
             *_of_prefetch(report),
             *_of_codecs(report),
             *_of_snapshots(report),
+            *_of_database(report.database, self._commits),
             *self._durations(),
         ]
 
@@ -162,6 +166,22 @@ def _of_store(report: StatusReport, store: StoreCounts) -> Iterator[Sample]:
         yield Sample(table.STORE_ERRORS, store.errors[call], (call,))
     yield Sample(table.STORE_SENT, store.sent_bytes)
     yield Sample(table.STORE_RECEIVED, store.received_bytes)
+
+
+def _of_database(database: DatabaseReport | None, commits: Latencies) -> Iterator[Sample]:
+    if database is None:
+        return
+    yield Sample(table.DATABASE_UP, int(database.cut_off_s is None))
+    yield Sample(table.DATABASE_CUT_OFF, database.cut_off_s or 0.0)
+    yield Sample(table.DATABASE_UNCONFIRMED, database.unconfirmed_count)
+    yield Sample(table.DATABASE_UNCONFIRMED_AGE, database.unconfirmed_age_s)
+    yield Sample(table.DATABASE_GROUPS, database.group_count)
+    yield Sample(table.DATABASE_CHANGES, database.change_count)
+    for sqlstate, count in database.retries.items():
+        yield Sample(table.DATABASE_RETRIES, count, (sqlstate,))
+    sums_ns = commits.sums_ns()
+    for name, counts in commits.counts().items():
+        yield Sample(table.DATABASE_DURATION, Histogram(counts, sums_ns[name]))
 
 
 def _of_sources(sources: SourceCounts) -> Iterator[Sample]:

@@ -18,6 +18,7 @@ from memfs.content.space import measure_cold_space
 from memfs.control.report import (
     COUNT_MAX,
     CodecReport,
+    DatabaseReport,
     DriverReport,
     ElementsReport,
     ExportReport,
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from memfs.jobs.lost_objects import LostObjects
     from memfs.metadata.engine import Engine
     from memfs.metadata.records import PendingMove, Usage
+    from memfs.metadata.shared.writer import Writer
     from memfs.moves.tally import CompressionTally
     from memfs.placement.prefetch.prefetcher import Prefetcher
     from memfs.placement.quotas import Quotas
@@ -103,6 +105,8 @@ class StatusParts(NamedTuple):
     """What the stores have lost; None: nobody looks."""
     sources: Sources | None = None
     """None: nothing is adopted here."""
+    writer: Writer | None = None
+    """Sends changes to the database of the mount; None: there is no such one."""
 
 
 def index_report(engine: Engine, config: QueryConfig) -> IndexReport:
@@ -170,6 +174,7 @@ class Status:
             field_indexes=field_reports(parts.engine),
             snapshots=await self._snapshots(),
             export=self._export(),
+            database=self._database(),
             prices=PricesReport(**dataclasses.asdict(parts.config.prices)),
             listings=await self._listings(),
         )
@@ -182,6 +187,25 @@ class Status:
             ListingReport(each.url, waiting[each.source])
             for each in await self._parts.engine.list_sources()
             if each.source in waiting
+        )
+
+    def _database(self) -> DatabaseReport | None:
+        if (writer := self._parts.writer) is None:
+            return None
+        report = writer.report()
+        since = report.cut_off_since
+        return DatabaseReport(
+            report.node,
+            report.database,
+            report.connected,
+            None if since is None else max(0.0, time.time() - since),
+            report.reason,
+            report.unconfirmed_count,
+            report.unconfirmed_bytes,
+            report.unconfirmed_age_s,
+            report.group_count,
+            report.entry_count,
+            dict(report.retries),
         )
 
     def _export(self) -> ExportReport | None:

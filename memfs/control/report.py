@@ -36,6 +36,31 @@ class StoreReport(NamedTuple):
     """What it failed with last; None while it is well."""
 
 
+class DatabaseReport(NamedTuple):
+    """The database that has the names of the mount as well as this node."""
+
+    node: str
+    """This node's name."""
+    address: str
+    """Without secrets."""
+    connected: bool
+    cut_off_s: float | None
+    """So long changes have been refused, in seconds; None: they are taken."""
+    reason: str | None
+    """Why it did not answer last; None: it does."""
+    unconfirmed_count: int
+    """Changes that are in this node's journal, and not known to be in the database."""
+    unconfirmed_bytes: int
+    unconfirmed_age_s: float
+    """Seconds since the oldest of them was made."""
+    group_count: int
+    """Transactions since the daemon started; each has all changes that waited."""
+    change_count: int
+    """Changes in them."""
+    retries: dict[str, int]
+    """How often transactions were sent again, by SQLSTATE; `lost`: with another connection."""
+
+
 class NamedStoreReport(NamedTuple):
     """A store beside the default one."""
 
@@ -341,3 +366,5 @@ class StatusReport(NamedTuple):
     prices: PricesReport = PricesReport()
     listings: tuple[ListingReport, ...] = ()
     """Those that wait."""
+    database: DatabaseReport | None = None
+    """None: all is in the state directory alone."""

@@ -150,7 +150,8 @@ class Control:
         reader = self._readers.get(name)
         if reader is None:
             raise NoXattrError(f"{name.decode(errors='backslashreplace')} is not one of memfs's")
-        await self._sealer.seal(ino)
+        if self._engine.refusal is None:
+            await self._sealer.seal(ino)
         return (await reader(await self._engine.get_inode(ino))).encode()
 
     async def set(self, ino: InodeNo, name: bytes, value: bytes, flags: int = 0) -> None:
@@ -459,6 +460,8 @@ class Control:
                 "a program that writes here is held back: the disk is nearly full, and files are "
                 "on their way to the object store"
             )
+        if (refusal := self._engine.refusal) is not None:
+            answer["names"] = refusal
         if self._residency.is_refused(inode.ino):
             answer["ram"] = self._residency.refusal
         if self._hot is not None and (refusal := self._hot.refusal(inode.ino, inode.generation)):

@@ -47,8 +47,10 @@ class XattrRequests(ContentRequests):
     async def get_xattr(self, caller: Caller, ino: InodeNo, name: bytes) -> bytes:
         """GETXATTR."""
         if name.startswith(CONTROL_PREFIX):
-            # It may seal the file, and commit that: what came before is to fail by itself.
-            await self._commit_early()
+            # It may seal the file, and commit that: what came before is to fail by itself. What is
+            # on its way to another machine is no concern of who reads.
+            if self.uncommitted:
+                await self._commit_early()
             return await self._control.get(caller, ino, name)
         if name == CAPABILITY_XATTR:
             return await self._get_capability(ino)

@@ -21,7 +21,7 @@ from memfs.errors import ObjectMissingError
 from memfs.linux.files import sync_directory
 from memfs.metadata.records import MoveKind
 from memfs.metadata.sqlite.engine import SqliteEngine
-from memfs.metadata.sqlite.format import begin_repair, end_repair
+from memfs.metadata.sqlite.format import begin_repair, end_repair, refuse_shared
 from memfs.metadata.sqlite.rebuild import metadata_files, rebuild
 from memfs.moves.faults import FaultPoints
 from memfs.stores.disk import disk_errors
@@ -64,10 +64,11 @@ async def repair(
     """Rebuild the metadata of a state directory that no daemon has mounted.
 
     Raises:
-        UsageError: It is of another version or engine.
+        UsageError: It is of another version or engine, or a node's of a shared mount.
         MetadataError: Nothing helps; the copy is as it was.
         StoreError: The disk refuses.
     """
+    refuse_shared(state_dir)
     reach = (faults or FaultPoints()).reach
     copy = _copy_away(state_dir, lost_found)
     reach("repair.copied")

@@ -252,6 +252,48 @@ EXPORT_AGE = Metric(
     "Since all was as it is in the newest export of the metadata; without an export"
     " there is no such line.",
 )
+DATABASE_UP = Metric(
+    "memfs_database_up",
+    "flag",
+    Kind.GAUGE,
+    "1 while the database of a shared mount takes changes; 0: they are refused. Without such a"
+    " database there is no such line, nor those below of its name.",
+)
+DATABASE_CUT_OFF = Metric(
+    "memfs_database_cut_off_seconds", "seconds", Kind.GAUGE, "So long it has been 0; else 0."
+)
+DATABASE_UNCONFIRMED = Metric(
+    "memfs_database_unconfirmed_changes",
+    "changes",
+    Kind.GAUGE,
+    "Changes that are in the journal of this node, and not known to be in the database.",
+)
+DATABASE_UNCONFIRMED_AGE = Metric(
+    "memfs_database_unconfirmed_age_seconds", "seconds", Kind.GAUGE, "That of the oldest of them."
+)
+DATABASE_GROUPS = Metric(
+    "memfs_database_groups_total",
+    "transactions",
+    Kind.COUNTER,
+    "Transactions with changes; each has all that waited.",
+)
+DATABASE_CHANGES = Metric(
+    "memfs_database_changes_total", "changes", Kind.COUNTER, "Changes in them."
+)
+DATABASE_RETRIES = Metric(
+    "memfs_database_retries_total",
+    "transactions",
+    Kind.COUNTER,
+    "Transactions that were sent again, by the SQLSTATE of the refusal; `lost`: with another"
+    " connection.",
+    ("sqlstate",),
+)
+DATABASE_DURATION = Metric(
+    "memfs_database_commit_duration_seconds",
+    "seconds",
+    Kind.HISTOGRAM,
+    "From the first byte of a transaction to its answer. The limits are powers of two of 1.024 us.",
+)
 REQUEST_DURATION = Metric(
     "memfs_request_duration_seconds",
     "seconds",
@@ -308,6 +350,14 @@ METRICS: tuple[Metric, ...] = (
     SNAPSHOT_AGE,
     SNAPSHOT_KEPT,
     EXPORT_AGE,
+    DATABASE_UP,
+    DATABASE_CUT_OFF,
+    DATABASE_UNCONFIRMED,
+    DATABASE_UNCONFIRMED_AGE,
+    DATABASE_GROUPS,
+    DATABASE_CHANGES,
+    DATABASE_RETRIES,
+    DATABASE_DURATION,
     REQUEST_DURATION,
 )
 """In the order of the text and of the reference."""

@@ -34,7 +34,8 @@ class Finding(NamedTuple):
 
     level: Level
     name: str
-    """One word, for programs: `store`, `disk`, `damage`, `export`, `waiting`, `lost`, `ram`."""
+    """One word, for programs: `database`,
+    `store`, `disk`, `damage`, `export`, `waiting`, `lost`, `ram`."""
     text: str
     """One sentence."""
 
@@ -49,8 +50,31 @@ def findings(
         pending: Moves that wait.
         export_age_s: An export that is older is doubtful.
     """
-    found = [*_store(status), *_disk(status), *_waiting(pending), *_export(status, export_age_s)]
+    found = [
+        *_database(status),
+        *_store(status),
+        *_disk(status),
+        *_waiting(pending),
+        *_export(status, export_age_s),
+    ]
     return sorted(found, key=lambda each: list(Level).index(each.level))
+
+
+def _database(status: StatusReport) -> Iterator[Finding]:
+    database = status.database
+    if database is None or database.reason is None:
+        return
+    if database.cut_off_s is None:
+        yield Finding(Level.DOUBTFUL, "database", f"{database.address}: {database.reason}")
+        return
+    lasts = format_duration(database.cut_off_s)
+    count = format_count(database.unconfirmed_count, "change")
+    yield Finding(
+        Level.BAD,
+        "database",
+        f"{database.address} does not answer for {lasts}, and changes are refused: "
+        f"{database.reason}; {count} in this node's journal alone, and follow when it answers",
+    )
 
 
 def _store(status: StatusReport) -> Iterator[Finding]:

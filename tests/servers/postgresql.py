@@ -162,6 +162,11 @@ class PostgresServer:
             end_of_server(self._process, number)
         self._process = None
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started and not stopped since."""
+        return self._process is not None
+
     def restart(self, number: signal.Signals = signal.SIGINT) -> None:
         """Stop it and start it."""
         self.stop(number)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from memfs.control.report import ExportReport, StatusReport
+from memfs.control.report import DatabaseReport, ExportReport, StatusReport
 from memfs.metadata.foreign import Conflict
 from memfs.metrics import table
 from memfs.metrics.latency import BUCKET_COUNT, UNIT_BITS, Latencies, limit_ns
@@ -199,6 +199,7 @@ async def test_all_numbers_of_a_mount_are_in_its_text(tmp_path: Path) -> None:
         latencies,
         Stalls(),
         sources,
+        Latencies(),
     )
     found = values(
         (await methods.metrics())["text"]
@@ -226,7 +227,12 @@ async def test_no_row_of_the_table_is_without_a_source(tmp_path: Path) -> None:
     traffic.note_move(Level.COLD, Level.WARM, 1)
 
     async def status() -> StatusReport:
-        return REPORT._replace(export=ExportReport(3600.0, 60.0, 9, 0, 0, False, None, None))
+        return REPORT._replace(
+            export=ExportReport(3600.0, 60.0, 9, 0, 0, False, None, None),
+            database=DatabaseReport(
+                "a", "postgresql://db", True, None, None, 1, 9, 0.5, 3, 4, {"lost": 1}
+            ),
+        )
 
     methods = MetricsMethods(
         state.engine,
@@ -237,6 +243,7 @@ async def test_no_row_of_the_table_is_without_a_source(tmp_path: Path) -> None:
         latencies,
         Stalls(),
         SourceCounts(),
+        latencies,
     )
     samples = await methods.samples(await status())
     state.close()

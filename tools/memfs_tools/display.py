@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from memfs.control.report import (
         CodecReport,
+        DatabaseReport,
         ElementsReport,
         ExportReport,
         FieldIndexReport,
@@ -79,6 +80,7 @@ def status_parts(report: StatusReport) -> Iterator[str | Table]:
         ("driver", f"{report.driver.name}, {path}" + (f" ({faster})" if faster else "")),
         ("store", _store_line(report.store_url or "none", report.store)),
         *((f"store {each.name}", _store_line(each.url, each.store)) for each in report.stores),
+        *_database_rows(report.database),
         ("daemon", f"process {report.pid}, {format_size(report.memory_bytes)} of memory"),
     ]
     if report.keys:
@@ -118,6 +120,22 @@ def status_notes(report: StatusReport) -> Iterator[str | Table]:
         yield f"  {listing.url} is not listed again yet: {listing.reason}"
     if report.codecs:
         yield _codec_table(report.codecs)
+
+
+def _database_rows(database: DatabaseReport | None) -> Iterator[tuple[str, str]]:
+    """Yield where the names are, and how that answers."""
+    if database is None:
+        return
+    told = f"{database.address}, node {database.node}"
+    if database.cut_off_s is not None:
+        lasts = format_duration(database.cut_off_s)
+        told += f"; does not answer for {lasts}, changes are refused: {database.reason}"
+    elif database.reason is not None:
+        told += f"; {database.reason}"
+    if database.unconfirmed_count and (database.reason or database.unconfirmed_age_s > 1):
+        count = format_count(database.unconfirmed_count, "change")
+        told += f"; {count} in this node's journal alone"
+    yield "names", told
 
 
 def _export_note(export: ExportReport | None) -> str | None:

@@ -18,6 +18,7 @@ import trio
 from memfs.content.kernel_cache import KernelCache
 from memfs.errors import UsageError
 from memfs.linux import mounts
+from memfs.waiting import fast_path
 from memfs_daemon.capabilities import limits_of
 from memfs_daemon.pyfuse3.options import libfuse_options
 from memfs_daemon.pyfuse3.probe import may_allow_other
@@ -126,7 +127,8 @@ class Pyfuse3Driver:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._announce, task_status)
-                with self._kernel_cache.told_by(_Notices()):
+                # Its tasks are started from here, and are known to serve requests.
+                with self._kernel_cache.told_by(_Notices()), fast_path():
                     await pyfuse3.main(TASK_COUNT_IDLE, TASK_COUNT_MAX)
                 nursery.cancel_scope.cancel()
         finally:

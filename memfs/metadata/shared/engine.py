@@ -17,7 +17,8 @@ import contextlib
 import logging
 import random
 import threading
-from typing import TYPE_CHECKING, NamedTuple, Self
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
 import trio
 
@@ -101,6 +102,12 @@ def is_waited_for(records: Sequence[Record]) -> bool:
         if shared.applies is None or shared.applies(parameters):
             return True
     return False
+
+
+_MADE: ContextVar[list[int] | None] = ContextVar("made", default=None)
+"""Numbers of entries that the work under way has made (`SharedEngine.confirmed`)."""
+
+T = TypeVar("T")
 
 
 class NodeSettings(NamedTuple):
@@ -268,10 +275,28 @@ class SharedEngine(SqliteEngine):
         if not outbox.waits:
             return
         self._is_owed = self._is_owed or is_request()
+        if (made := _MADE.get()) is not None:
+            made.append(outbox.number)
         if outbox.bytes > BACKLOG_BYTES_MAX and outbox.server is not None:
             await leave()
             with trio.CancelScope(shield=True):
                 await outbox.wait_for_room(BACKLOG_BYTES_MAX)
+
+    async def confirmed(self, work: Awaitable[T]) -> T:
+        """Return the result of some work, once the database has the changes that it made.
+
+        Raises:
+            UnconfirmedError: It has not in time.
+        """
+        made: list[int] = []
+        token = _MADE.set(made)
+        try:
+            result = await work
+        finally:
+            _MADE.reset(token)
+        if made:
+            await self.commit()
+        return result
 
     @property
     def synced(self) -> bool:

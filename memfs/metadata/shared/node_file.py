@@ -14,11 +14,11 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.errors import StateDamagedError
+from memfs.metadata.sqlite.format import NODE_NAME
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-FILE_NAME = "node"
 _BYTES = 512
 
 
@@ -39,7 +39,7 @@ class NodeFile:
     """
 
     def __init__(self, state_dir: Path) -> None:
-        self._path = state_dir / FILE_NAME
+        self._path = state_dir / NODE_NAME
 
     def read(self) -> Membership | None:
         """Return what it says; None: there is no such file.

@@ -6,7 +6,7 @@ Invariant: no coroutine of it suspends, so a caller may run one to its end with 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from memfs.config import QueryConfig
 from memfs.errors import MetadataError, StateDamagedError
@@ -37,7 +37,7 @@ from memfs.metadata.sqlite.schema import totals_of
 from memfs.types import BlobId, InodeNo, RawId
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
     from pathlib import Path
 
     from memfs.config import MetadataConfig
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from memfs.metadata.sqlite.migration import Migration
     from memfs.types import StateId
 
+T = TypeVar("T")
 
 COUNT_WORK = """
     select
@@ -184,6 +185,10 @@ class SqliteEngine(Foreign):
 
     async def commit(self) -> None:
         self._database.commit_nowait()
+
+    async def confirmed(self, work: Awaitable[T]) -> T:
+        """Return the result of some work, once it is where it has to be: here."""
+        return await work
 
     # --- readers of other processes --------------------------------------------------------------
     def publish(self) -> bool:

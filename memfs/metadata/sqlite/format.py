@@ -37,6 +37,9 @@ FILE_NAME = "format"
 REPAIR_NAME = "repairing"
 """A file that is there while a repair goes on."""
 
+NODE_NAME = "node"
+"""A file of a node of a shared mount; `metadata.shared.node_file` has what is in it."""
+
 IMPORT_NAME = "importing"
 """A file that is there while an import goes on (`sqlite.importing`)."""
 
@@ -67,12 +70,7 @@ def read_format(state_dir: Path, *, shared: bool = False) -> int | None:
             ExitCode.STATE_UNUSABLE,
         ) from None
     if engine == SHARED_ENGINE_NAME and not shared:
-        raise UsageError(
-            f"{state_dir} belongs to a node of a mount whose names are in PostgreSQL: only a mount "
-            "with metadata.url in its configuration can change it; fsck, repair, imports and "
-            "take-overs of such a directory come with a later version",
-            ExitCode.STATE_UNUSABLE,
-        )
+        raise _node_refusal(state_dir)
     if engine not in (ENGINE_NAME, SHARED_ENGINE_NAME):
         raise UsageError(
             f"{path} names the engine {engine!r}, not {ENGINE_NAME!r}: mount it so",
@@ -110,6 +108,25 @@ def read_state_id(state_dir: Path) -> StateId | None:
 def new_state_id() -> StateId:
     """Return an identity that no other state directory has."""
     return StateId(secrets.token_bytes(STATE_ID_BYTES))
+
+
+def refuse_shared(state_dir: Path) -> None:
+    """See that a directory does not belong to a node of a shared mount, whatever its format says.
+
+    Raises:
+        UsageError: It does.
+    """
+    if (state_dir / NODE_NAME).exists():
+        raise _node_refusal(state_dir)
+
+
+def _node_refusal(state_dir: Path) -> UsageError:
+    return UsageError(
+        f"{state_dir} belongs to a node of a mount whose names are in PostgreSQL: only a mount "
+        "with metadata.url in its configuration can change it; fsck, repair, imports and "
+        "take-overs of such a directory come with a later version",
+        ExitCode.STATE_UNUSABLE,
+    )
 
 
 def read_is_shared(state_dir: Path) -> bool:

@@ -75,6 +75,8 @@ def _lines(placement: Placement) -> list[str]:
         lines.append(f"score    priority {score['priority']}, {score['uses']} uses known{pool}")
     if "outlook" in why:
         lines.append(f"outlook  {why['outlook']}")
+    if "names" in why:
+        lines.append(f"names    {why['names']}")
     if "hot" in why:
         lines.append(f"not hot  {why['hot']}")
     if "ram" in why:
