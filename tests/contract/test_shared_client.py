@@ -305,6 +305,63 @@ def _wait_until_blocked(postgres: Database, pid: int) -> None:
     wait_for(lambda: postgres.execute(text, pid) == [("Lock",)], "its session waits for no lock")
 
 
+class Relay:
+    """Stands between client and server, and can keep the server's answers to itself."""
+
+    def __init__(self, port: int) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._target = port
+        self.is_silent = False
+        self.swallowed_count = 0
+        """Bytes that the client did not get."""
+        self._sockets: list[socket.socket] = []
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        near, _ = self._listener.accept()
+        far = socket.create_connection(("127.0.0.1", self._target))
+        self._sockets = [near, far]
+        back = threading.Thread(target=self._carry, args=(far, near))
+        back.start()
+        self._carry(near, far)
+        join(back)
+
+    def _carry(self, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                if self.is_silent and source is self._sockets[1]:
+                    self.swallowed_count += len(data)
+                else:
+                    sink.sendall(data)
+
+    def close(self) -> None:
+        """End both connections."""
+        for each in self._sockets:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+        join(self._thread)
+        for each in (*self._sockets, self._listener):
+            each.close()
+
+
+async def test_a_commit_whose_answer_is_lost_is_not_told_as_undone(
+    client: Client, connect: Callable[..., Client], postgres: Database
+) -> None:
+    relay = Relay(postgres.server.port)
+    with contextlib.closing(relay):
+        url = f"postgresql://{USER}@127.0.0.1:{relay.port}/{postgres.name}?sslmode=disable"
+        beyond = connect(url)
+        relay.is_silent = True
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_lost, beyond, 10)
+            await trio.to_thread.run_sync(wait_for, lambda: _count(client) == 10, "no commit")
+            await trio.to_thread.run_sync(wait_for, lambda: relay.swallowed_count, "no answer")
+            await trio.to_thread.run_sync(relay.close)
+    assert _count(client) == 10
+
+
 async def test_a_session_that_ends_after_its_answer_has_committed(
     client: Client, postgres: Database
 ) -> None:
