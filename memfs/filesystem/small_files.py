@@ -52,6 +52,9 @@ FILE_MODE = 0o666
 FILES_A_CHANGE = 64
 """Files of one change of the engine, and of one turn of the event loop: some 3 ms."""
 
+FILES_A_READ = 128
+"""Files of one turn of the thread that reads, and of the event loop: some 2 ms."""
+
 CONTENT_BYTES_MAX = 64 << 10
 """Longer files are left: the way through the daemon costs more than the requests that it spares."""
 
@@ -394,11 +397,12 @@ class SmallFiles(TreeChanges):
         """
         found: list[SmallContent | None] = []
         left_bytes = READ_BYTES_MAX
-        for begin in range(0, len(paths), FILES_A_CHANGE):
-            known: Known = {}
+        # As for a program that has opened its directories, and reads what is in them then.
+        known: Known = {}
+        for begin in range(0, len(paths), FILES_A_READ):
             inodes = [
                 await self._readable(client, directory, names, known)
-                for names in paths[begin : begin + FILES_A_CHANGE]
+                for names in paths[begin : begin + FILES_A_READ]
             ]
             contents = await trio.to_thread.run_sync(
                 self._read_all, inodes, left_bytes, limiter=self._threads
