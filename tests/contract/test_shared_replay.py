@@ -35,6 +35,8 @@ from memfs.metadata.sqlite.format import FORMAT_NUMBER
 from memfs.metadata.sqlite.statements import (
     DELETE_FORM,
     DELETE_INODE,
+    FORGET_HEAD,
+    FORGET_OBJECTS,
     INSERT_FORM,
     INSERT_GARBAGE,
     TEXTS,
@@ -48,7 +50,7 @@ from tests.contract.test_engine_snapshot_machine import SnapshotMachine
 from tests.waiting import WAIT_S
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from memfs.metadata.engine import Engine
@@ -334,6 +336,34 @@ def test_an_entry_with_thousands_of_files_is_a_few_statements(replayed: Replayed
     assert len(translate(records)) < 20
     replayed.compare()
 
+
+def test_rows_are_found_by_their_keys_in_small_tables_too(site_class: type[ReplayedSite]) -> None:
+    """A plan is made once, and the tables grow."""
+    client = site_class.client
+    for table in TABLES:
+        rows = [tuple(_LIKE[column.letter](at) for column in table.columns) for at in range(9)]
+        client.query(table.insert_many, table.arrays_of(rows))
+        client.query(f"analyze {table.name}")
+    # All rows of a source go, and the only one of `head`.
+    whole = {FORGET_OBJECTS, FORGET_HEAD}
+    one: dict[str, SqlValue] = {"i": 1, "b": b"a", "t": "a", "u": b"a", "l": "{1,2}"}
+    many: dict[str, SqlValue] = {"i": "{1,2}", "b": "{a,b}", "t": "{a,b}", "u": "{a,b}"}
+    for number, shared in SHARED.items():
+        letters = [letter for _place, letter in shared.takes]
+        chosen = [(shared.text, [one[letter] for letter in letters])]
+        if shared.many:
+            chosen.append((shared.many, [many[letter] for letter in letters]))
+        for text, parameters in chosen if number not in whole else ():
+            plan = "\n".join(row[0] for row in client.query(f"explain {text}", parameters))
+            assert not re.search("Seq Scan on|Hash Join|Merge Join", plan), f"{text}\n{plan}"
+
+
+_LIKE: dict[str, Callable[[int], SqlValue]] = {
+    "i": int,
+    "b": lambda at: b"%d" % at,
+    "t": str,
+    "u": lambda at: b"%d" % at,
+}
 
 _VALUES: dict[str, list[SqlValue]] = {
     "i": [1, 2, 3, 4],
