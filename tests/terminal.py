@@ -53,7 +53,7 @@ class Terminal:
         self.resize(columns, lines)
         self.modes_before = self.modes()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "memfs_tools.main", *map(str, arguments)],
+            [sys.executable, "-m", "memfs_tools", *map(str, arguments)],
             stdin=self._theirs,
             stdout=self._theirs,
             stderr=self._theirs,

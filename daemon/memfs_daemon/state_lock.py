@@ -211,6 +211,6 @@ def _read_holder(state_dir: Path) -> Holder:
             str(place) if place is not None else None,
             Phase(content.get("phase", Phase.STARTING)),
         )
-    except (OSError, UsageError, ValueError, KeyError, TypeError):
+    except (OSError, UsageError, ValueError, KeyError, TypeError, RecursionError):
         # Locked a moment ago, and the holder has not written its name yet.
         return Holder(0, None)

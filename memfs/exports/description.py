@@ -176,7 +176,7 @@ class Description(NamedTuple):
             indexes = tuple(map(_text, fields["indexes"]))
             rest = text_of(fields, "pools"), *places, indexes, number_of(fields, "life")
             found = cls._make((*head, parts, *rest))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise CorruptDataError(f"{name}: no description of an export: {error}") from None
         return found
 
@@ -228,7 +228,7 @@ class Done(NamedTuple):
                 number_of(fields, "created_ns"),
                 contents,
             )
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise CorruptDataError(f"{name}: no mark of an export: {error}") from None
 
 
@@ -279,7 +279,7 @@ def _load(data: bytes, name: str) -> dict[str, Any]:
     try:
         fields = json.loads(data)
         number = fields["format"]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise CorruptDataError(f"{name}: is damaged: {error}") from None
     if type(number) is not int or number < FORMAT:
         raise CorruptDataError(f"{name}: has the impossible format {number!r}")

@@ -29,6 +29,7 @@ from memfs.filesystem.control_names import (
     CODEC_XATTR,
     CONTROL_XATTRS,
     DIGEST_XATTR,
+    INHERITED_XATTRS,
     LEASE_XATTR,
     PIN_XATTR,
     RESIDENCY_XATTR,
@@ -154,7 +155,9 @@ class Control:
             await self._sealer.seal(ino)
         return (await reader(await self._engine.get_inode(ino))).encode()
 
-    async def set(self, ino: InodeNo, name: bytes, value: bytes, flags: int = 0) -> None:
+    async def set(
+        self, caller: Caller, ino: InodeNo, name: bytes, value: bytes, flags: int
+    ) -> None:
         """Write a control xattr; flags `XATTR_CREATE`, `XATTR_REPLACE` as in setxattr(2).
 
         A pin or codec exists if it is the inode's own; one that is inherited does not.
@@ -162,9 +165,10 @@ class Control:
         Raises:
             AlreadyExistsError, NoXattrError: By the flags.
             InvalidValueError: Not a value of that xattr.
-            NotPermittedError: It only tells.
+            NotPermittedError: It only tells; or it holds for what is below, and another user's.
             NotSupportedError: A tier or name that this mount does not have.
         """
+        await self._require_owner(caller, ino, name)
         text = value.rstrip(b"\0\n").decode("utf-8", "backslashreplace")
         if name == TIER_XATTR:
             await self._set_pin(ino, self.parse_tier(text), flags)
@@ -185,6 +189,21 @@ class Control:
         else:
             raise NotSupportedError(
                 f"{name.decode(errors='backslashreplace')} is not one of memfs's"
+            )
+
+    async def _require_owner(self, caller: Caller, ino: InodeNo, name: bytes) -> None:
+        """See that only its owner and root say what holds for all below a directory.
+
+        Who may write to it has the right to set `user.*` (xattr(7)). In a directory of root that
+        all may write to, one of them would else send others' files to the store, or out of
+        snapshots: what root has set holds for everybody's.
+        """
+        if name not in INHERITED_XATTRS or not caller.uid:
+            return
+        inode = await self._engine.get_inode(ino)
+        if stat.S_ISDIR(inode.mode) and inode.uid != caller.uid:
+            raise NotPermittedError(
+                f"{name.decode()} holds for all below a directory: only its owner and root set it"
             )
 
     async def _set_pin(self, ino: InodeNo, tier: Tier | None, flags: int) -> None:
@@ -282,13 +301,14 @@ class Control:
     async def _store(self, inode: Inode) -> str:
         return told_store(await wanted_store(self._engine, inode.ino))
 
-    async def remove(self, ino: InodeNo, name: bytes) -> None:
+    async def remove(self, caller: Caller, ino: InodeNo, name: bytes) -> None:
         """Remove a control xattr: unpin, or go back to the configured codec.
 
         Raises:
             NoXattrError: It is not set.
-            NotPermittedError: It only tells.
+            NotPermittedError: It only tells; or it holds for what is below, and another user's.
         """
+        await self._require_owner(caller, ino, name)
         if name in (*MARKS, *TENSOR_MARKS):
             async with self._engine.change(deferred=True):
                 inode = await self._engine.get_inode(ino)

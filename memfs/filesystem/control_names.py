@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from memfs.policy.marks import (
     AGES_XATTR,
+    MARKS,
     POOL_XATTR,
     PRIORITY_XATTR,
     PUBLISH_DELETED_XATTR,
@@ -16,6 +17,7 @@ from memfs.policy.marks import (
     SNAPSHOT_XATTR,
     STORE_XATTR,
     TENSOR_DTYPE_XATTR,
+    TENSOR_MARKS,
     TENSOR_SHAPE_XATTR,
 )
 
@@ -38,6 +40,10 @@ LEASE_XATTR = b"user.memfs.lease"
 
 ASK_XATTR = b"user.memfs.ask"
 """What a user needs to query the mount (`memfs.filesystem.door`)."""
+
+
+INHERITED_XATTRS = frozenset({TIER_XATTR, CODEC_XATTR, *MARKS, *TENSOR_MARKS})
+"""Set on a directory they hold for all below it."""
 
 
 class ControlXattr(NamedTuple):

@@ -231,11 +231,11 @@ class MountedTree:
         return self._tree_of(ino).get_xattr(ino, name)
 
     def set_xattr(
-        self, ino: InodeNo, name: bytes, value: bytes, flags: int, kill_sgid: bool
+        self, caller: Caller, ino: InodeNo, name: bytes, value: bytes, flags: int, kill_sgid: bool
     ) -> Coroutine[Any, Any, None]:
         """SETXATTR."""
         if ino <= LIVE_MAX:
-            return self._live.set_xattr(ino, name, value, flags, kill_sgid)
+            return self._live.set_xattr(caller, ino, name, value, flags, kill_sgid)
         return _refuse(ino)
 
     def list_xattrs(self, caller: Caller, ino: InodeNo) -> Coroutine[Any, Any, list[bytes]]:
@@ -248,10 +248,10 @@ class MountedTree:
         names = await self._tree_of(ino).list_xattrs(ino)
         return [name for name in names if caller.uid == 0 or not name.startswith(TRUSTED_PREFIX)]
 
-    def remove_xattr(self, ino: InodeNo, name: bytes) -> Coroutine[Any, Any, None]:
+    def remove_xattr(self, caller: Caller, ino: InodeNo, name: bytes) -> Coroutine[Any, Any, None]:
         """REMOVEXATTR."""
         if ino <= LIVE_MAX:
-            return self._live.remove_xattr(ino, name)
+            return self._live.remove_xattr(caller, ino, name)
         return _refuse(ino)
 
     # --- content ---------------------------------------------------------------------------------

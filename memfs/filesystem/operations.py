@@ -188,7 +188,7 @@ class Operations(Protocol):
         ...
 
     async def set_xattr(
-        self, ino: InodeNo, name: bytes, value: bytes, flags: int, kill_sgid: bool
+        self, caller: Caller, ino: InodeNo, name: bytes, value: bytes, flags: int, kill_sgid: bool
     ) -> None:
         """SETXATTR; `kill_sgid`: FUSE_SETXATTR_ACL_KILL_SGID."""
         ...
@@ -197,7 +197,7 @@ class Operations(Protocol):
         """LISTXATTR."""
         ...
 
-    async def remove_xattr(self, ino: InodeNo, name: bytes) -> None:
+    async def remove_xattr(self, caller: Caller, ino: InodeNo, name: bytes) -> None:
         """REMOVEXATTR."""
         ...
 

@@ -57,14 +57,14 @@ class XattrRequests(ContentRequests):
         return await self._engine.get_xattr(ino, name)
 
     async def set_xattr(
-        self, ino: InodeNo, name: bytes, value: bytes, flags: int, kill_sgid: bool
+        self, caller: Caller, ino: InodeNo, name: bytes, value: bytes, flags: int, kill_sgid: bool
     ) -> None:
         """SETXATTR."""
         if name == XATTRS_XATTR:
             await self._set_several(ino, parse_xattrs(value))
             return
         if name.startswith(CONTROL_PREFIX):
-            await self._control.set(ino, name, value, flags)
+            await self._control.set(caller, ino, name, value, flags)
             return
         if name in _PREFIXES:
             raise InvalidValueError(f"xattr {_printable(name)}: a name must follow the prefix")
@@ -97,10 +97,10 @@ class XattrRequests(ContentRequests):
         names = await self._engine.list_xattrs(ino)
         return [name for name in names if not name.startswith(hidden)]
 
-    async def remove_xattr(self, ino: InodeNo, name: bytes) -> None:
+    async def remove_xattr(self, caller: Caller, ino: InodeNo, name: bytes) -> None:
         """REMOVEXATTR."""
         if name.startswith(CONTROL_PREFIX):
-            await self._control.remove(ino, name)
+            await self._control.remove(caller, ino, name)
             return
         async with self._open_table.gates.hold(ino), self._engine.change(deferred=True):
             await self._engine.remove_xattr(ino, name, await self._change_ns(ino))

@@ -150,7 +150,7 @@ def _types_of(stored: bytes | None) -> dict[str, str]:
         return {}
     try:
         types = json.loads(stored)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     if not isinstance(types, dict):
         return {}

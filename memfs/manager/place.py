@@ -247,7 +247,7 @@ def _own_mountpoint(state: Path) -> Path:
 
 def _memfs(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "memfs_tools.main", *arguments],
+        [sys.executable, "-m", "memfs_tools", *arguments],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -86,6 +86,13 @@ def encode_columns(tables: Iterable[tuple[Shape, Sequence[Sequence[Any]]]]) -> b
     return b"".join((MAGIC, _LENGTH.pack(len(text)), text, *parts))
 
 
+_FAULTS = (
+    *(ValueError, TypeError, KeyError, IndexError, OverflowError, RecursionError),
+    struct.error,
+)
+"""What data that anybody may have made can lead to."""
+
+
 def decode(data: bytes, name: str) -> dict[str, Columns]:
     """Return the columns of each table by name.
 
@@ -98,7 +105,7 @@ def decode(data: bytes, name: str) -> dict[str, Columns]:
     """
     try:
         return _decode(data)
-    except (ValueError, TypeError, KeyError, IndexError, OverflowError, struct.error) as error:
+    except _FAULTS as error:
         raise CorruptDataError(f"{name}: no rows of memfs: {error}") from None
 
 

@@ -64,7 +64,7 @@ def parse_ages(text: str) -> Ages:
     """
     try:
         told = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         told = None
     if not isinstance(told, dict):
         raise InvalidValueError(

@@ -275,4 +275,8 @@ class Programs:
         if ino is None:
             return
         filesystem = self.world.filesystem
-        self._ask(lambda: self.world.request(filesystem.set_xattr(ino, name, value, 0, False)))
+        self._ask(
+            lambda: self.world.request(
+                filesystem.set_xattr(self.world.program, ino, name, value, 0, False)
+            )
+        )

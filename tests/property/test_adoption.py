@@ -459,7 +459,9 @@ def test_a_removal_takes_only_directories_of_its_source_that_it_empties() -> Non
         life.rename("b", "mine/deep/b")
         life.rename("d/f/a", "d/f/mine/a")
         # What has an xattr stays as well: somebody has made something of it.
-        world.request(world.filesystem.set_xattr(life.ino("m"), b"user.of", b"me", 0, False))
+        world.request(
+            world.filesystem.set_xattr(world.program, life.ino("m"), b"user.of", b"me", 0, False)
+        )
         for key in bucket.objects.keys() - {"kept"}:
             del bucket.objects[key]
         life.refresh()

@@ -308,7 +308,9 @@ class FilesystemMachine(RuleBasedStateMachine):
     def set_xattr(self, index: int, name: bytes, value: bytes, flags: int) -> None:
         ino = self.pick_file(index)
         expected = error_of(lambda: self.tree.set_xattr(ino, name, value, flags))
-        setting = self.world.filesystem.set_xattr(ino, name, value, flags, False)
+        setting = self.world.filesystem.set_xattr(
+            self.world.program, ino, name, value, flags, False
+        )
         assert expected == error_of(lambda: self.world.request(setting))
 
     @rule(index=INDEXES, name=XATTRS)
@@ -316,7 +318,7 @@ class FilesystemMachine(RuleBasedStateMachine):
     def remove_xattr(self, index: int, name: bytes) -> None:
         ino = self.pick_file(index)
         expected = error_of(lambda: self.tree.remove_xattr(ino, name))
-        removing = self.world.filesystem.remove_xattr(ino, name)
+        removing = self.world.filesystem.remove_xattr(self.world.program, ino, name)
         assert expected == error_of(lambda: self.world.request(removing))
 
     @rule(index=INDEXES, tier=TIERS, of_directory=st.booleans())
@@ -337,7 +339,9 @@ class FilesystemMachine(RuleBasedStateMachine):
         return self.pick_file(index)
 
     def set_control(self, ino: InodeNo, name: bytes, value: bytes) -> None:
-        self.world.request(self.world.filesystem.set_xattr(ino, name, value, 0, False))
+        self.world.request(
+            self.world.filesystem.set_xattr(self.world.program, ino, name, value, 0, False)
+        )
 
     @rule(index=INDEXES)
     @precondition(lambda self: self.has_file)

@@ -143,7 +143,7 @@ class PastLife:
 
     def change_xattr(self) -> None:
         ino, value = self.pick_directory(), self.rng.choice([b"1", b"2"])
-        self.world.request(self.tree.set_xattr(ino, b"user.a", value, 0, False))
+        self.world.request(self.tree.set_xattr(self.world.program, ino, b"user.a", value, 0, False))
 
     def move(self) -> None:
         places = [*self.places(), *self.places(directories=True)]

@@ -167,7 +167,7 @@ class Programs:
                 world.request(filesystem.set_attributes(world.program, ino, request))
             case 9:
                 value = b"%d" % second
-                world.request(filesystem.set_xattr(ino, b"user.x", value, 0, False))
+                world.request(filesystem.set_xattr(world.program, ino, b"user.x", value, 0, False))
         if not files:
             return
         ino = files[first % len(files)][2]

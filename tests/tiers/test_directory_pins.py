@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
+from memfs.filesystem.control_names import INHERITED_XATTRS
 from tests.posix.capabilities import Capability
+from tests.processes import ALICE, run_as
 from tests.tiers.tiering import (
     compressible,
     let_mover_look,
@@ -244,3 +247,39 @@ def test_a_directory_of_another_user_decides_nothing(
     # What is set further up by one who may is in force again.
     tell(place, "tier", "warm")
     assert told(file, "pin") == ("cold" if inherits else "warm")
+
+
+def test_who_only_may_write_to_a_directory_sets_nothing_for_what_is_below(place: Path) -> None:
+    """What root's directory says holds for the files of everybody."""
+    shared = place / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    path = make(shared / "private")
+    path.chmod(0o600)
+
+    def tell_errors(directory: str) -> list[str]:
+        found = []
+        for name in sorted(INHERITED_XATTRS):
+            try:
+                os.setxattr(directory, name, b"x")
+            except OSError as error:
+                found.append(errno.errorcode[error.errno or 0])
+            try:
+                os.removexattr(directory, name)
+            except OSError as error:
+                found.append(errno.errorcode[error.errno or 0])
+        return found
+
+    assert run_as(ALICE, tell_errors, str(shared)) == ["EPERM"] * 2 * len(INHERITED_XATTRS)
+    assert told(shared, "tier") == "auto"
+    # What is hers she may say, there and of a file that she may write to.
+    os.chown(shared, ALICE.uid, 0)
+    path.chmod(0o666)
+
+    def pin_own(directory: str) -> None:
+        os.setxattr(directory, "user.memfs.tier", b"cold")
+        os.removexattr(directory, "user.memfs.tier")
+        os.setxattr(f"{directory}/private", "user.memfs.tier", b"cold")
+
+    run_as(ALICE, pin_own, str(shared))
+    assert (told(shared, "tier"), told(path, "pin")) == ("auto", "cold")

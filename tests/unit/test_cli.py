@@ -336,7 +336,7 @@ def test_default_states_are_where_each_user_may_write(
     ],
 )
 def test_the_process_ends_with_the_code_and_one_line(arguments: list[str], code: int) -> None:
-    command = [sys.executable, "-m", "memfs_tools.main", *arguments]
+    command = [sys.executable, "-m", "memfs_tools", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == code
     assert done.stdout == ""
@@ -345,9 +345,42 @@ def test_the_process_ends_with_the_code_and_one_line(arguments: list[str], code:
 
 
 def test_a_reader_that_leaves_early_is_no_error() -> None:
-    command = f"{sys.executable} -m memfs_tools.main --help | head -c 1; echo ${{PIPESTATUS[0]}}"
+    command = f"{sys.executable} -m memfs_tools --help | head -c 1; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(
         ["bash", "-c", command], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stderr == ""
     assert done.stdout == "U0\n"
+
+
+INTERRUPTING = """
+import os, signal, sys
+
+wanted = sys.argv.pop(1)
+
+class Interrupter:
+    def find_spec(self, name, path=None, target=None):
+        if name == wanted:
+            os.kill(os.getpid(), signal.SIGINT)
+        return None
+
+sys.meta_path.insert(0, Interrupter())
+from memfs_tools.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["memfs_tools.main", "click", "memfs.errors", "memfs_tools.commands.status"],
+)
+def test_ctrl_c_while_a_command_imports_ends_it_quietly(module: str) -> None:
+    """An import takes longer than all that many commands do."""
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTING, module, "status", "/nowhere"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout, done.stderr.strip()) == (130, "", "")

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 def set_xattr(world: World, ino: InodeNo, name: str, value: str, flags: int = 0) -> None:
     filesystem = world.filesystem
     encoded = f"user.memfs.{name}".encode()
-    world.run(filesystem.set_xattr(ino, encoded, value.encode(), flags, kill_sgid=False))
+    world.run(
+        filesystem.set_xattr(world.program, ino, encoded, value.encode(), flags, kill_sgid=False)
+    )
     world.run(filesystem.commit())
 
 
@@ -46,7 +48,9 @@ def test_several_xattrs_change_at_once_or_not_at_all(world: World) -> None:
     file = world.create(ROOT_INODE, b"file", 0o644, os.O_RDWR)
     world.release(file)
     for name, value in ((b"user.a", b"1"), (b"user.b", b"2")):
-        world.run(world.filesystem.set_xattr(file.ino, name, value, 0, kill_sgid=False))
+        world.run(
+            world.filesystem.set_xattr(world.program, file.ino, name, value, 0, kill_sgid=False)
+        )
     before = world.run(world.engine.get_inode(file.ino))
     wanted = '{"user.a": "\\udcff\\u0000", "user.b": null, "user.c": ""}'
     set_xattr(world, file.ino, "xattrs", wanted)

@@ -111,7 +111,7 @@ async def test_the_command_asks_and_takes_yes(tmp_path: Path) -> None:
 
     def fsck(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "memfs_tools.main", "fsck", *arguments, directory],
+            [sys.executable, "-m", "memfs_tools", "fsck", *arguments, directory],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -125,7 +125,9 @@ def test_what_is_left_out_is_not_copied_but_named(world: World) -> None:
     snapping = Snapping(world)
     file = world.create(ROOT_INODE, b"file", 0o644, os.O_RDWR)
     world.write(file, 0, OLD)
-    world.request(world.filesystem.set_xattr(file.ino, SNAPSHOT_XATTR, b"off", 0, False))
+    world.request(
+        world.filesystem.set_xattr(world.program, file.ino, SNAPSHOT_XATTR, b"off", 0, False)
+    )
     snap, [copy] = snapping.make()
     assert (copy.state, copy.reason) == (OpenState.ABSENT, "user.memfs.snapshot is off")
     assert snapping.content(snap, file.ino) == (PastState.ABSENT, b"")

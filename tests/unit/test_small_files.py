@@ -205,7 +205,9 @@ def test_an_acl_counts_and_is_inherited(world: World) -> None:
     ]
     value = acl.serialise(entries)
     for name in (acl.ACCESS_XATTR, acl.DEFAULT_XATTR):
-        world.request(world.filesystem.set_xattr(ino, name, value, 0, kill_sgid=False))
+        world.request(
+            world.filesystem.set_xattr(world.program, ino, name, value, 0, kill_sgid=False)
+        )
     assert put(world, [small("shared/a", b"hers")], ALICE) == [True]
     assert get(world, "shared/a", client=ALICE) == [b"hers"]
     inode = find(world, b"shared", b"a")

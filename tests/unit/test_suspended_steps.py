@@ -300,7 +300,7 @@ def test_capabilities_that_are_set_meanwhile_are_not_taken_for_missing(world: Wo
         world,
         ask,
         after(world, "get_xattr"),
-        lambda: filesystem.set_xattr(ino, CAPABILITY_XATTR, b"caps", 0, False),
+        lambda: filesystem.set_xattr(program, ino, CAPABILITY_XATTR, b"caps", 0, False),
     )
     assert world.run(filesystem.get_xattr(program, ino, CAPABILITY_XATTR)) == b"caps"
 
@@ -438,7 +438,9 @@ def test_an_inode_is_pinned_once_by_those_who_ask_for_a_new_pin(world: World) ->
 
     async def pin() -> None:
         try:
-            await world.filesystem.set_xattr(ino, TIER_XATTR, b"cold", os.XATTR_CREATE, False)
+            await world.filesystem.set_xattr(
+                world.program, ino, TIER_XATTR, b"cold", os.XATTR_CREATE, False
+            )
         except AlreadyExistsError:
             outcomes.append("refused")
         else:
@@ -451,12 +453,12 @@ def test_an_inode_is_pinned_once_by_those_who_ask_for_a_new_pin(world: World) ->
 def test_a_pin_is_removed_once(world: World) -> None:
     """removexattr(2), ENODATA: of two at a time one finds no pin."""
     ino = write_file(world)
-    world.run(world.filesystem.set_xattr(ino, TIER_XATTR, b"cold", 0, False))
+    world.run(world.filesystem.set_xattr(world.program, ino, TIER_XATTR, b"cold", 0, False))
     outcomes: list[str] = []
 
     async def unpin() -> None:
         try:
-            await world.filesystem.remove_xattr(ino, TIER_XATTR)
+            await world.filesystem.remove_xattr(world.program, ino, TIER_XATTR)
         except NoXattrError:
             outcomes.append("refused")
         else:
@@ -472,14 +474,14 @@ def test_a_mark_does_not_turn_the_time_of_a_change_back(world: World, call: str)
     ino = write_file(world)
     name = b"user.memfs.priority"
     if call == "remove_xattr":
-        world.run(world.filesystem.set_xattr(ino, name, b"7", 0, False))
+        world.run(world.filesystem.set_xattr(world.program, ino, name, b"7", 0, False))
     seen_ns: list[int] = []
 
     async def mark() -> None:
         if call == "set_xattr":
-            await world.filesystem.set_xattr(ino, name, b"7", 0, False)
+            await world.filesystem.set_xattr(world.program, ino, name, b"7", 0, False)
         else:
-            await world.filesystem.remove_xattr(ino, name)
+            await world.filesystem.remove_xattr(world.program, ino, name)
 
     async def change_mode() -> None:
         seen_ns.append((await chmod(world, ino, 0o600)).inode.ctime_ns)

@@ -60,7 +60,7 @@ CHANGES: dict[str, Callable[[World, InodeNo], None]] = {
     ),
     "utime": lambda world, ino: _set(world, ino, AttributeRequest(mtime_ns=5)),
     "setxattr": lambda world, ino: world.request(
-        world.filesystem.set_xattr(ino, b"user.a", b"1", 0, False)
+        world.filesystem.set_xattr(world.program, ino, b"user.a", b"1", 0, False)
     ),
     "link": lambda world, ino: _discard(
         world.request(world.filesystem.link(ino, ROOT_INODE, b"linked"))

@@ -153,7 +153,3 @@ def _one_line(error: click.ClickException) -> str:
 def _complain(message: str, exit_code: int) -> int:
     complain(message)
     return int(exit_code)
-
-
-if __name__ == "__main__":
-    main()

@@ -380,7 +380,9 @@ class Requests(pyfuse3.Operations):
     ) -> None:
         """SETXATTR."""
         _refuse_acl(name)
-        await self._operations.set_xattr(InodeNo(inode), name, value, flags=0, kill_sgid=False)
+        await self._operations.set_xattr(
+            Caller(ctx), InodeNo(inode), name, value, flags=0, kill_sgid=False
+        )
 
     @_answering
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
@@ -392,7 +394,7 @@ class Requests(pyfuse3.Operations):
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
         """REMOVEXATTR."""
         _refuse_acl(name)
-        await self._operations.remove_xattr(InodeNo(inode), name)
+        await self._operations.remove_xattr(Caller(ctx), InodeNo(inode), name)
 
     # --- content ---------------------------------------------------------------------------------
     @_answering

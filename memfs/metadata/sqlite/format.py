@@ -62,7 +62,7 @@ def read_format(state_dir: Path, *, shared: bool = False) -> int | None:
         number, engine = content["format"], content["engine"]
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UsageError(
             f"{path} cannot be read ({error}): this is no state directory of memfs, or a damaged "
             "one; name another with --state, restore the file from a backup, or run "
@@ -100,7 +100,7 @@ def read_state_id(state_dir: Path) -> StateId | None:
         if len(state_id) == STATE_ID_BYTES:
             return StateId(state_id)
         error: Exception = ValueError(f"{len(state_id)} bytes")
-    except (OSError, ValueError, AttributeError, TypeError) as caught:
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as caught:
         error = caught
     raise StateDamagedError(f"{path} has no valid id ({error})", str(state_dir))
 

@@ -386,7 +386,7 @@ class FakeFilesystem:
             raise NoXattrError(os.fsdecode(name)) from None
 
     async def set_xattr(
-        self, ino: InodeNo, name: bytes, value: bytes, flags: int, kill_sgid: bool
+        self, caller: Caller, ino: InodeNo, name: bytes, value: bytes, flags: int, kill_sgid: bool
     ) -> None:
         self.calls["set_xattr"] += 1
         xattrs = self.inode(ino).xattrs
@@ -401,7 +401,7 @@ class FakeFilesystem:
         self.calls["list_xattrs"] += 1
         return list(self.inode(ino).xattrs)
 
-    async def remove_xattr(self, ino: InodeNo, name: bytes) -> None:
+    async def remove_xattr(self, caller: Caller, ino: InodeNo, name: bytes) -> None:
         self.calls["remove_xattr"] += 1
         if self.inode(ino).xattrs.pop(name, None) is None:
             raise NoXattrError(os.fsdecode(name))

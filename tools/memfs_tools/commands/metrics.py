@@ -146,7 +146,7 @@ def _post(mount: Mount, url: str, headers: Mapping[str, str]) -> None:
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise UsageError(f"{url} does not answer: {reason}", ExitCode.NO_ANSWER) from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UsageError(f"{url} answers, and not as OTLP does", ExitCode.PROBLEMS) from None
     partial = told.get("partialSuccess") or {}
     if int(partial.get("rejectedDataPoints", 0)):

@@ -98,12 +98,14 @@ class AttributeHandlers:
         begin = HEADER_BYTES + self._setxattr_in.size
         end = data.index(b"\0", begin)
         value = data[end + 1 : end + 1 + size]
-        await self._operations.set_xattr(request.node, data[begin:end], value, flags, kill_sgid)
+        await self._operations.set_xattr(
+            request, request.node, data[begin:end], value, flags, kill_sgid
+        )
         return b""
 
     async def remove_xattr(self, request: Request) -> bytes:
         """REMOVEXATTR."""
-        await self._operations.remove_xattr(request.node, request.data[HEADER_BYTES:-1])
+        await self._operations.remove_xattr(request, request.node, request.data[HEADER_BYTES:-1])
         return b""
 
     async def get_statistics(self, _request: Request) -> bytes:
