@@ -21,6 +21,11 @@ class PublishProblem(enum.StrEnum):
     NONE = ""
     """It is, or will be tried."""
     TAKEN = "changed by someone else"
+    FORMER = (
+        "the former state may publish it still: unmount, then take the store over by memfs "
+        "snapshot import --take-over, or publish to another place"
+    )
+    """In no record: it holds until then."""
     """Somebody else has written or removed it: it waits for people."""
 
 

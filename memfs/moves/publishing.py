@@ -66,11 +66,6 @@ if TYPE_CHECKING:
     from memfs.moves.attempt import MoveParts
     from memfs.stores.publishing import PublicObject, PublicStore
 
-_UNTIL = (
-    "unmount, then take the store over by memfs snapshot import --take-over, or publish to another "
-    "place"
-)
-
 
 class Published(NamedTuple):
     """What came of a file."""
@@ -221,10 +216,10 @@ class Publication:
 
         Raises:
             StoreError: The store refused or cannot be reached.
-            NotSupportedError: It is that of a state that may live still.
         """
         engine = self._parts.engine
-        await self._refuse_former(known)
+        if await self._is_of_living_state(known):
+            return PublishProblem.FORMER
         key = known.url.removeprefix(f"{self.target}/")
         try:
             former = await self._former(key, known)
@@ -255,16 +250,11 @@ class Publication:
                 raise
             await self._store.delete_if(key, found.etag)
 
-    async def _refuse_former(self, known: PublishedObject | None) -> None:
-        """See that an object is not that of a state which may live still.
-
-        Raises:
-            NotSupportedError: It is.
-        """
-        if self._parts.source is None or known is None:
-            return
-        if (await sender_of(self._parts.engine)).inherits(known.token):
-            raise NotSupportedError(f"{known.url}: the former state may publish it still: {_UNTIL}")
+    async def _is_of_living_state(self, known: PublishedObject) -> bool:
+        """Return whether an object is that of the former state, which may live still."""
+        if self._parts.source is None:
+            return False
+        return (await sender_of(self._parts.engine)).inherits(known.token)
 
     async def _is_of_former_life(self, found: PublicObject, known: PublishedObject | None) -> bool:
         """Return whether an object was sent by this state before it was imported, after the export.
@@ -323,7 +313,8 @@ class Publication:
         url, limit = self.url_of(key), self._store.key_bytes_max
         if len(key.encode()) > limit:
             raise NotSupportedError(f"{url}: longer than {limit} bytes, the limit of keys there")
-        await self._refuse_former(known)
+        if known is not None and await self._is_of_living_state(known):
+            raise NotSupportedError(f"{url}: {PublishProblem.FORMER}")
         if url in self._sending:
             return Published(MoveResult(MoveOutcome.BUSY))
         self._sending.add(url)
