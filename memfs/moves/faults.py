@@ -110,13 +110,15 @@ MIGRATION_POINTS = (
 PUBLISH_POINTS = (
     "publishing.recorded",
     "publishing.begun",
+    "publishing.piece",
     "publishing.sent",
     "publishing.stored",
     "publishing.verified",
     "publishing.published",
     "publishing.removed",
 )
-"""That of a published object (`moves.publishing`), in order."""
+"""That of a published object (`moves.publishing`), in order; the third one after each MiB that was
+read, and so between the parts of an upload."""
 
 
 EXPORT_POINTS = (

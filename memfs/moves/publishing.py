@@ -352,6 +352,7 @@ class Publication:
 
             def advance(done_bytes: int) -> None:
                 progress.done_bytes = done_bytes
+                faults.reach("publishing.piece")
 
             stored = await self._put(key, sent, record, known, advance, checks=checks)
         if stored is None:

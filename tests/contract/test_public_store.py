@@ -29,7 +29,8 @@ KINDS = ("seaweedfs", "moto", "gcs", "azure", "file", "memory")
 SERVERS = {"seaweedfs": "s3_server", "moto": "moto_server"}
 SCHEMES = {"seaweedfs": "s3", "moto": "s3", "gcs": "gs", "azure": "abfs"}
 WITHOUT_CONDITIONS_OF_PARTS = ("gcs",)
-"""Servers of tests that ignore them where parts are put together; Google's does not."""
+"""Servers of tests that ignore them where parts are put together; Google's does not. The other
+emulator of PyPI, gcp-storage-emulator, knows no conditions at all."""
 WITHOUT_IF_MATCH_OF_PARTS = ("moto", "gcs")
 """Those that ignore If-Match there; SeaweedFS and Azurite heed both."""
 LARGE = os.urandom(5 << 20) + b"and a part of its own"

@@ -18,6 +18,7 @@ from memfs.config import PublishConfig
 from memfs.metadata.published import PublishProblem
 from memfs.moves.faults import PUBLISH_POINTS, FaultPoints
 from memfs.moves.outcome import MoveOutcome
+from memfs.moves.publish_source import PIECE_BYTES
 from memfs.moves.publishing import Publication
 from memfs.stores.remote import open_public_store
 from memfs.stores.store import PART_BYTES
@@ -25,9 +26,13 @@ from memfs.types import ROOT_INODE
 from tests.crash.moves_scenario import KillAt
 from tests.moving import SMALL_FRAMES, State, compressible
 from tests.processes import in_child, outlived
+from tests.servers.lying_s3 import running_lying_s3
 from tests.servers.process import READY
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.servers.lying_s3 import LyingS3
     from tests.servers.seaweedfs import S3Server
 
 CONFIG = replace(SMALL_FRAMES, publish=PublishConfig(delete=True))
@@ -42,14 +47,18 @@ async def publish(
     content: bytes,
     *,
     ends: bool = False,
-    in_parts: bool = False,
+    part_bytes: int = 0,
 ) -> str:
-    """Publish a file; with `ends`, remove the object again. Returns what keeps it from that."""
+    """Publish a file; with `ends`, remove the object again. Returns what keeps it from that.
+
+    With `part_bytes` it is sent in parts of so many.
+    """
     state = State(state_dir, CONFIG, faults)
     await state.recovery.begin()
     store = open_public_store(url, options, 60.0)
-    above_bytes = 0 if in_parts else PART_BYTES
-    place = Publication(state.parts, store, url, in_parts_above_bytes=above_bytes)
+    if part_bytes:
+        store.part_bytes = part_bytes  # type: ignore[attr-defined]
+    place = Publication(state.parts, store, url, in_parts_above_bytes=part_bytes or PART_BYTES)
     try:
         await place.end_uploads()
         found = await state.engine.find(ROOT_INODE, b"f")
@@ -120,6 +129,12 @@ class There:
             return answer
 
 
+@pytest.fixture
+def lying() -> Iterator[LyingS3]:
+    with running_lying_s3(READY) as server:
+        yield server
+
+
 CASES = [
     *(
         ("file", point, had, meddled)
@@ -177,20 +192,38 @@ def test_a_kill_leaves_an_object_that_is_known_again(
     assert there.left_over() == []
 
 
-def test_a_kill_leaves_no_parts_of_an_upload(s3_server: S3Server, tmp_path: Path) -> None:
-    """They would be kept, and paid for, for ever."""
-    there = There(f"s3://{READY}/{tmp_path.name}", s3_server)
+@pytest.mark.parametrize(
+    ("point", "count"),
+    [
+        ("publishing.begun", 1),
+        # Between two rounds of parts.
+        ("publishing.piece", 5),
+        ("publishing.sent", 1),
+        ("publishing.stored", 1),
+    ],
+)
+def test_a_kill_amid_an_upload_in_parts_leaves_none_and_no_half_object(
+    lying: LyingS3, tmp_path: Path, point: str, count: int
+) -> None:
+    """They would be kept, and paid for, for ever; what had the name before is there until then."""
+    there = There(f"s3://{READY}/{tmp_path.name}", lying.server)
+    former, content = compressible(30_000, 3), os.urandom(7 * PIECE_BYTES)
 
-    def live(faults: FaultPoints) -> str:
+    def live(faults: FaultPoints, content: bytes) -> str:
         async def run() -> str:
             return await publish(
-                tmp_path / "state", there.url, there.options, faults, FIRST, in_parts=True
+                *(tmp_path / "state", there.url, there.options, faults, content),
+                part_bytes=PIECE_BYTES,
             )
 
         return trio.run(run)
 
-    assert outlived(lambda: live(KillAt("publishing.begun", 1))) == signal.SIGKILL
-    assert there.left_over() != []
-    assert in_child(live, FaultPoints()) == ""
-    assert there.content() == FIRST
+    assert in_child(live, FaultPoints(), former) == ""
+    assert outlived(lambda: live(KillAt(point, count), content)) == signal.SIGKILL
+    assert there.content() == (content if point == "publishing.stored" else former)
+    parts = [len(data) for upload in lying.uploads.values() for data in upload.parts.values()]
+    sent_count = 4 if point in ("publishing.piece", "publishing.sent") else 0
+    assert parts == [PIECE_BYTES] * sent_count
+    assert in_child(live, FaultPoints(), content) == ""
+    assert there.content() == content
     assert there.left_over() == []

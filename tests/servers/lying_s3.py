@@ -44,6 +44,7 @@ class Lie(enum.Enum):
 class _Upload:
     key: str
     begun_s: float
+    told_of: dict[str, str]
     parts: dict[int, bytes] = field(default_factory=dict)
 
 
@@ -75,7 +76,7 @@ class LyingS3:
         self.is_read_only = False
         """True: what would change anything is refused, as for keys that may only read."""
         self.ignores_conditions = False
-        """True: If-Match is passed over, as by stores that know nothing of it."""
+        """True: If-Match and If-None-Match are passed over, as by stores that do not know them."""
         self.is_ordered = True
         """False: objects are listed in the order in which they were written."""
         self.page_count = 1000
@@ -89,6 +90,10 @@ class LyingS3:
         self.paused = threading.Event()
         """Cleared: requests for parts (PUT of a multipart upload) wait until it is set again."""
         self.paused.set()
+        self.paused_key = ""
+        """How keys end whose parts wait then."""
+        self.paused_count = 0
+        """Parts that had to wait."""
         self.lock = threading.RLock()
         self._lies: list[tuple[str, Lie]] = []
 
@@ -173,7 +178,9 @@ class _Handler(BaseHTTPRequestHandler):
             state.counts[operation] += 1
             state.methods[method] += 1
             state.headers.append((operation, headers))
-        if operation == "PART":
+        if operation == "PART" and key.endswith(state.paused_key) and not state.paused.is_set():
+            with state.lock:
+                state.paused_count += 1
             state.paused.wait(30)
         try:
             self._check(bucket, headers)
@@ -225,9 +232,12 @@ class _Handler(BaseHTTPRequestHandler):
         if operation in ("GET", "HEAD"):
             self._get(operation, key, headers, lie)
         elif operation == "PUT":
+            self._check_condition(key, headers)
             self.lying.objects[key] = body
+            self.lying.told_of[key] = _told_of(headers)
             self._send(200, b"", {"ETag": _etag(body)})
         elif operation == "DELETE":
+            self._check_condition(key, headers)
             self.lying.objects.pop(key, None)
             self._send(204, b"")
         elif operation == "LIST":
@@ -237,7 +247,17 @@ class _Handler(BaseHTTPRequestHandler):
         elif operation == "BUCKET":
             self._send(200, b"")
         else:
-            self._multipart(operation, key, query, body)
+            self._multipart(operation, key, query, body, headers)
+
+    def _check_condition(self, key: str, headers: dict[str, str]) -> None:
+        """See that what is there may be replaced, or removed."""
+        there = self.lying.objects.get(key)
+        if self.lying.ignores_conditions:
+            return
+        if headers.get("if-none-match") == "*" and there is not None:
+            raise _Refusal(412, "PreconditionFailed")
+        if (wanted := headers.get("if-match")) and (there is None or _etag(there) != wanted):
+            raise _Refusal(*((404, "NoSuchKey") if there is None else (412, "PreconditionFailed")))
 
     def _get(self, operation: str, key: str, headers: dict[str, str], lie: Lie | None) -> None:
         objects = self.lying.objects
@@ -310,12 +330,14 @@ class _Handler(BaseHTTPRequestHandler):
             f"<IsTruncated>{str(is_truncated).lower()}</IsTruncated>{more if is_truncated else ''}",
         )
 
-    def _multipart(self, operation: str, key: str, query: dict[str, str], body: bytes) -> None:
+    def _multipart(
+        self, operation: str, key: str, query: dict[str, str], body: bytes, headers: dict[str, str]
+    ) -> None:
         uploads = self.lying.uploads
         number = query.get("uploadId", "")
         if operation == "BEGIN":
             number = f"upload-{self.lying.counts['BEGIN']}"
-            uploads[number] = _Upload(key, time.time())
+            uploads[number] = _Upload(key, time.time(), _told_of(headers))
             place = f"<Bucket>{self.lying.bucket}</Bucket><Key>{escape(key)}</Key>"
             return self._send_xml(
                 "InitiateMultipartUploadResult", f"{place}<UploadId>{number}</UploadId>"
@@ -328,11 +350,14 @@ class _Handler(BaseHTTPRequestHandler):
         if operation == "PART":
             uploads[number].parts[int(query["partNumber"])] = body
             return self._send(200, b"", {"ETag": _etag(body)})
+        if operation == "COMPLETE":
+            self._check_condition(key, headers)
         upload = uploads.pop(number)
         if operation == "ABORT":
             return self._send(204, b"")
         whole = b"".join(data for _, data in sorted(upload.parts.items()))
         self.lying.objects[key] = whole
+        self.lying.told_of[key] = upload.told_of
         place = f"<Bucket>{self.lying.bucket}</Bucket><Key>{escape(key)}</Key>"
         return self._send_xml(
             "CompleteMultipartUploadResult", f"{place}<ETag>{_etag(whole)}</ETag>"
@@ -389,6 +414,15 @@ def _operation(method: str, key: str, query: dict[str, str]) -> str:
     if not key:
         return "LIST" if method == "GET" else "BUCKET"
     return method
+
+
+def _told_of(headers: dict[str, str]) -> dict[str, str]:
+    """Return what an object is to have of the request that makes it."""
+    return {
+        name: value
+        for name, value in headers.items()
+        if name == "content-type" or name.startswith("x-amz-meta-")
+    }
 
 
 def _etag(data: bytes) -> str:

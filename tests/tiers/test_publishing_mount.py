@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,9 @@ import pytest
 from blake3 import blake3
 
 from tests.mounting import MountError, run_memfs
+from tests.servers.lying_s3 import running_lying_s3
 from tests.servers.process import READY
-from tests.waiting import wait_for
+from tests.waiting import WAIT_S, wait_for
 
 if TYPE_CHECKING:
     from tests.conftest import MountFactory
@@ -134,6 +136,56 @@ def test_other_programs_read_what_was_published(
     fs.invalidate_cache()
     assert fs.cat(f"{root}/a.txt") == b"two"
     assert fs.exists(f"{root}/_SUCCESS")
+
+
+@pytest.mark.any_driver
+def test_an_upload_in_parts_that_an_umount_or_a_kill_cuts_off_leaves_nothing(
+    driver: str, mount_factory: MountFactory, tmp_path: Path
+) -> None:
+    """Neither a part nor a half object; the next mount sends it whole."""
+    first, second = os.urandom(17 << 20), os.urandom(17 << 20)
+    with running_lying_s3(READY) as bucket:
+        options = toml_of(bucket.server.options)
+        config = CONFIG.format(bucket=READY, prefix=tmp_path.name, options=options)
+        mount = mount_factory(driver, config=config)
+        key, url = f"{tmp_path.name}/large", f"s3://{READY}/{tmp_path.name}"
+        bucket.paused_key = key
+
+        def there() -> tuple[object, ...]:
+            keys = [upload.key for upload in bucket.uploads.values()]
+            return bucket.counts, keys, [*bucket.objects], bucket.paused_count
+
+        def begin(content: bytes) -> None:
+            """Have a file sent up to its first parts, which wait."""
+            bucket.paused.clear()
+            bucket.paused_count = 0
+            (mount.root / "results/large").write_bytes(content)
+            wait_for(lambda: bucket.paused_count > 0, there, limit_s=60.0)
+
+        (mount.root / "results").mkdir()
+        os.setxattr(mount.root / "results", "user.memfs.publish", url.encode())
+        begin(first)
+        with ThreadPoolExecutor(1) as threads:
+            stopping = threads.submit(mount.stop)
+            wait_for(lambda: not mount.is_mounted(), there, limit_s=60.0)
+            bucket.paused.set()
+            stopping.result(WAIT_S)
+        assert bucket.uploads == {}
+        # The last request may have been under way.
+        assert bucket.objects.get(key) in (None, first)
+
+        mount.start()
+        begin(second)
+        mount.kill()
+        assert [upload.key for upload in bucket.uploads.values()] == [key]
+        assert bucket.objects.get(key) in (None, first)
+        bucket.paused.set()
+        mount.start()
+        wait_for(lambda: bucket.objects.get(key) == second, there, limit_s=60.0)
+        wait_for(lambda: not bucket.uploads, there, limit_s=60.0)
+        mount.stop()
+        others = bucket.objects.keys() - {key}
+        assert all(each.startswith("own-objects/") for each in others)
 
 
 def test_what_is_written_to_a_published_directory_follows_by_itself(
