@@ -217,6 +217,23 @@ def _shared_title(delay_ms: float) -> str:
 ALONE = "SQLite alone"
 
 
+def _create(name: str) -> None:
+    os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+
+
+def _open(name: str) -> None:
+    os.close(os.open(name, os.O_RDONLY))
+
+
+CALLS: tuple[tuple[str, Callable[[str], object], int], ...] = (
+    ("create + close", _create, 1),
+    ("open + close", _open, 10),
+    ("stat", os.stat, 50),
+    ("unlink", os.unlink, 1),
+)
+"""Names, calls, and how often each file has it: a sample of fast calls alone would be too short."""
+
+
 @contextlib.contextmanager
 def mounts(
     server: PostgresServer, base: Path, delays_ms: Sequence[float]
@@ -250,30 +267,24 @@ def sample(root: Path, client_count: int, file_count: int) -> dict[str, float]:
     for home in homes:
         home.mkdir()
     rates = {}
-    for name, call in (("create + close", _create), ("open + close", _open), ("stat", os.stat),
-                       ("unlink", os.unlink)):  # fmt: skip
-        spent_s = run_at_once([_bound(call, home, each) for home in homes])
-        rates[name] = each * client_count / spent_s
+    for name, call, pass_count in CALLS:
+        spent_s = run_at_once([_bound(call, home, each, pass_count) for home in homes])
+        rates[name] = each * client_count * pass_count / spent_s
     for home in homes:
         home.rmdir()
     return rates
 
 
-def _bound(call: Callable[[str], object], home: Path, count: int) -> Callable[[], None]:
+def _bound(
+    call: Callable[[str], object], home: Path, count: int, pass_count: int
+) -> Callable[[], None]:
     def work() -> None:
         os.chdir(home)
-        for number in range(count):
-            call(f"{number:06}")
+        for _ in range(pass_count):
+            for number in range(count):
+                call(f"{number:06}")
 
     return work
-
-
-def _create(name: str) -> None:
-    os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
-
-
-def _open(name: str) -> None:
-    os.close(os.open(name, os.O_RDONLY))
 
 
 def measure_mounts(

@@ -193,7 +193,11 @@ class Client:
         return f"<Client of {self._address}: {self._lost or 'connected'}>"
 
     def close(self) -> None:
-        """Close it. What is under way may be committed all the same."""
+        """Close it. What is under way ends with DisconnectedError, and may be committed."""
+        if self._is_under_way and self._lost is None:
+            # Another task waits for the socket. Without a loop there is no other task.
+            with contextlib.suppress(RuntimeError):
+                trio.lowlevel.notify_closing(self._connection.socket)
         self._lose("it was closed")
 
     def query(
@@ -346,7 +350,7 @@ class Client:
         self._is_under_way = True
         try:
             yield
-        except (LibpqError, _LostError) as error:
+        except (LibpqError, _LostError, trio.ClosedResourceError) as error:
             self._lose(one_line(str(error)))
             raise DisconnectedError(
                 f"the connection to {self._address} is lost: {self._lost}"

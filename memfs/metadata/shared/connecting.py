@@ -6,6 +6,7 @@ Invariant: what fails leaves no socket behind.
 from __future__ import annotations
 
 import math
+import re
 import select
 import time
 from typing import TYPE_CHECKING
@@ -61,7 +62,12 @@ def connect_by(way: Way, timeout_s: float) -> PGconn:
             connection.finish()
 
 
+_WHERE = re.compile(r'connection to server (?:at|on socket) "[^"]*"[^:]*(?:, port \d+)? failed: ')
+"""How libpq begins: messages have the place already."""
+
+
 def _refusal(way: Way, text: str) -> NotConnectedError:
+    text = _WHERE.sub("", text)
     if way.is_open_to_listeners and "authentication method requirement" in text:
         text = (
             "the server asks for a password, and memfs sends no password over a network without "
