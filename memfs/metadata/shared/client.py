@@ -60,10 +60,11 @@ where current_setting('synchronous_commit') = 'off'"""
 """A commit that was answered must not be lost; other values are the administrator's choice."""
 _FIND_BY_KEY = """
 select set_config(name, 'off', false)
-from unnest(array['enable_seqscan', 'enable_hashjoin', 'enable_mergejoin']) as name"""
+from unnest(array['enable_seqscan', 'enable_hashjoin', 'enable_mergejoin', 'jit']) as name"""
 """A plan is made once for a statement, perhaps while the tables are small, and then read whole ones
 that have grown. 60,000 creates in groups of 8 into tables that were analyzed with 40 rows: at last
-0.9 ms of the server's CPU for each and growing, and 0.03 ms all the time with these."""
+0.9 ms of the server's CPU for each and growing, and 0.03 ms all the time with these. What has no
+other way than to read a whole table looks so expensive that it would be compiled, for 0.1 s."""
 _NOTICE_A_LOST_CLIENT = """
 select set_config(name, '10s', false) from pg_settings
 where name = 'client_connection_check_interval'"""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections import Counter
 from typing import TYPE_CHECKING, ClassVar
 
 from memfs.errors import MemfsError
@@ -17,10 +16,11 @@ from memfs.metadata.shared.address import Address
 from memfs.metadata.shared.client import Client
 from memfs.metadata.shared.connector import PostgresConnector
 from memfs.metadata.shared.engine import NodeSettings, SharedEngine
-from memfs.metadata.shared.tables import TABLES, stored_row
+from memfs.metadata.shared.tables import TABLES
 from memfs.metadata.sqlite.journal import Journal
 from memfs.metadata.sqlite.journals import JOURNAL_NAMES
 from tests.contract.engine.site import BIRTH_NS, CONFIG, SMALL, SqliteSite, watch_undo_rows
+from tests.contract.engine.tables import assert_same, local_tables, shared_tables
 from tests.waiting import WAIT_S
 
 if TYPE_CHECKING:
@@ -54,22 +54,6 @@ class MountDatabase:
     def clear(self) -> None:
         """Take all rows out but that of the mount."""
         self.client.transact_blocking([(f"delete from {name}", ()) for name in _NAMES])
-
-    def rows(self) -> dict[str, Counter[tuple[object, ...]]]:
-        """Return the rows of all shared tables."""
-        answers = self.client.transact_blocking([(table.select_shared, ()) for table in TABLES])
-        return {
-            table.name: Counter(map(tuple, rows))
-            for table, rows in zip(TABLES, answers, strict=True)
-        }
-
-
-def local_rows(engine: SharedEngine) -> dict[str, Counter[tuple[object, ...]]]:
-    """Return the rows that the shared tables are to have."""
-    return {
-        table.name: Counter(stored_row(row) for row in engine._rows(table.select_local))
-        for table in TABLES
-    }
 
 
 def drop_unsynced(state_dir: Path, durable_sequence: int) -> None:
@@ -117,9 +101,7 @@ class PostgresSite(SqliteSite):
         """See that the database has what is committed here."""
         self._shared._send_left()
         assert self._shared._outbox.count == 0
-        expected = local_rows(self._shared)
-        for name, rows in self.mount.rows().items():
-            assert expected[name] == rows, name
+        assert_same(local_tables(self._shared._rows), shared_tables(self.mount.client))
 
     def reopen(self) -> Engine:
         """Close the engine and open it again."""
