@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 import trio
 
 from memfs.errors import InvalidValueError, MemfsError
+from memfs.filesystem.foreign_changes import OBJECT_SUFFIX
+from memfs.filesystem.object_names import names_of_key
 from memfs.filesystem.tree_changes import FIRST_GENERATION, Name
 from memfs.jobs.taking import Take, give_back
 from memfs.linux.times import storable_ns
@@ -128,7 +130,7 @@ class Releasing:
             raise InvalidValueError("it was written here: copy it where it is to be, and remove it")
         if inode.flags & InodeFlags.UNSEALED:
             raise InvalidValueError("a program has it open for writing; close it")
-        if is_here and row is not None:
+        if is_here and row is not None and self._is_of_key(path, row):
             path = self._top / row.name
         if stat.S_ISREG(inode.mode):
             if inode.size:
@@ -138,6 +140,13 @@ class Releasing:
         else:
             await self._make(inode, path, None)
         self._tally.note_taken(inode.size)
+
+    def _is_of_key(self, path: Path, row: ForeignObject) -> bool:
+        """Return whether an entry has the name that its key was given: else it was renamed here."""
+        at_root = self._source.root == ROOT_INODE
+        names, _, _ = names_of_key(row.key, at_mount_root=at_root)
+        below = os.fsencode(path.relative_to(self._top))
+        return below in (b"/".join(names), b"/".join(names) + OBJECT_SUFFIX)
 
     def _is_unwritten(self, inode: Inode, row: ForeignObject | None) -> bool:
         """Return whether an entry is as it was adopted, and the directory was to keep its own."""

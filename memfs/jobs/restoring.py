@@ -454,11 +454,30 @@ class TreeRestoring:
         for path, name in (await self._names_of(ino)).items():
             if not self._inside([path]) or self._is_walked(path):
                 continue
-            if await self._was_there(path) is None:
+            if await self._was_there(path) is None and not await self._may_have_been(
+                ino, name, path
+            ):
                 steps = self._copying.remove(name, path, await self._times_of(path))
                 async with aclosing(steps):
                     async for _ in steps:
                         pass
+
+    async def _may_have_been(self, ino: InodeNo, name: Name, path: bytes) -> bool:
+        """Return whether a name was made by the first listing of a directory of a bucket.
+
+        The snapshot shows that directory empty, since nobody had looked into it; what was in it
+        is not known.
+        """
+        engine = self._engine
+        directory = await engine.get_directory(name.parent)
+        if directory is None:
+            return False
+        if await engine.get_directory(ino) is None:
+            known = await engine.get_object(ino)
+            if known is None or known.source != directory.source:
+                return False
+        above = await self._was_above(path)
+        return above is None or not await engine.list_directory_at(self._snap, above.ino, 0, 1)
 
     # --- paths -----------------------------------------------------------------------------------
     async def _was_there(self, path: bytes) -> Inode | None:

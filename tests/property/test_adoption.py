@@ -834,6 +834,38 @@ def test_a_release_leaves_directories_that_were_made_here(tmp_path: Path, how: s
     world.close()
 
 
+def test_a_release_gives_files_back_under_the_names_that_they_have_now(tmp_path: Path) -> None:
+    data, root = tmp_path / "data", tmp_path / "world"
+    (data / "sub").mkdir(parents=True)
+    root.mkdir()
+    for name in ("a", "sub/b", "sub/c"):
+        (data / name).write_bytes(name.encode() * 1000)
+    world = _world_of(root)
+    assert take(world, data)["failures"] == []
+
+    async def change() -> None:
+        top = await world.engine.find(ROOT_INODE, b"set")
+        assert top is not None
+        sub = await world.engine.find(top.ino, b"sub")
+        assert sub is not None
+        await world.filesystem.rename(top.ino, b"a", top.ino, b"renamed", 0)
+        await world.filesystem.rename(sub.ino, b"b", top.ino, b"a", 0)
+        found = await world.engine.find(sub.ino, b"c")
+        assert found is not None
+        await world.filesystem.link(found.ino, top.ino, b"other")
+
+    world.run(change())
+    assert _work(world, "release", path="set")["failures"] == []
+    assert _in_directory(data) == {
+        "renamed": b"a" * 1000,
+        "a": b"sub/b" * 1000,
+        "sub/c": b"sub/c" * 1000,
+        "other": b"sub/c" * 1000,
+    }
+    assert os.path.samefile(data / "other", data / "sub/c")
+    world.close()
+
+
 def test_a_move_removes_no_name_that_leads_elsewhere_by_now(tmp_path: Path) -> None:
     """Any file with a second name was taken for the one that memfs had linked."""
     data, root = tmp_path / "data", tmp_path / "world"

@@ -24,6 +24,7 @@ from memfs.placement.quotas import Quotas
 from memfs.policy.marks import PUBLISH_XATTR
 from memfs.types import ROOT_INODE, InodeNo
 from tests.property.test_adoption import _work, a_world, adopting, refresh
+from tests.property.test_restore import restore, snapshot
 from tests.property.world import ROOMY
 from tests.unit.fakes.bucket import URL, Bucket
 
@@ -330,6 +331,24 @@ def test_a_refresh_lists_all_and_removes_what_is_gone() -> None:
         bucket.put("new/x", b"new")
         watch(world)
         assert set(bucket.listed) == {None}
+        assert world.run(walk(world)) == expected(bucket)
+
+
+def test_a_restore_leaves_what_nobody_had_looked_at_when_the_snapshot_was_made() -> None:
+    bucket = a_bucket()
+    with a_world(bucket) as world:
+        adopt(world)
+        assert world.run(names_of(world, "set/c")) == ["%", "z"]
+        snapshot(world)
+        assert world.run(walk(world)) == expected(bucket)
+        bucket.put("c/new", b"new")
+        watch(world)
+        mine = world.run(find(world, "set/b"))
+        world.release(world.create(mine, b"mine", 0o644, os.O_RDWR))
+        assert "c/new" in world.run(walk(world))
+        report = restore(world, path="set", delete=True)
+        assert report["failures"] == []
+        del bucket.objects["c/new"]
         assert world.run(walk(world)) == expected(bucket)
 
 

@@ -285,7 +285,9 @@ def _own(path: Path, *, as_json: bool) -> None:
         tell_json(totals.to_json())
     else:
         totals.tell_failures()
-        tell(f"{totals.outcomes['done']} files of {format_size(totals.moved_bytes)} are owned now")
+        count = totals.outcomes["done"]
+        files, are = format_count(count, "file"), "is" if count == 1 else "are"
+        tell(f"{files} of {format_size(totals.moved_bytes)} {are} owned now")
     if not totals.complete:
         raise click.exceptions.Exit(ExitCode.PROBLEMS)
 

@@ -133,11 +133,14 @@ def _tell(totals: Totals, removed: RemovedReport, problem: str | None) -> None:
         f"others: {totals.count(_WORDS)}"
     )
     if removed["removed_count"]:
-        tell(f"{removed['removed_count']} objects were removed: their files are gone")
+        count = removed["removed_count"]
+        gone = "its file is gone" if count == 1 else "their files are gone"
+        tell(f"{format_count(count, 'object')} removed: {gone}")
     if removed["left_count"]:
+        count = removed["left_count"]
         tell(
-            f"{removed['left_count']} objects have no file any more and stay; --deleted remove "
-            "removes those that nobody else has changed"
+            f"{format_count(count, 'object')} without a file {'stays' if count == 1 else 'stay'}; "
+            "--deleted remove removes those that nobody else has changed"
         )
 
 
