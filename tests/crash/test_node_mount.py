@@ -176,6 +176,9 @@ def test_cut_off_and_back(node: NodeMount) -> None:
         run_memfs("health", node.root)
     assert "has not answered" in run_memfs("why", node.root / "file")
     node.mount.stop()
+    with pytest.raises(MountError, match="exit 8") as refused:
+        node.mount.start()
+    assert "no connection to postgresql://" in str(refused.value)
     node.server.start()
     node.mount.start()
     assert sorted(path.name for path in node.root.iterdir()) == ["file", "followed"]

@@ -14,6 +14,7 @@ import trio
 from memfs.config import ColdConfig, GlacierConfig, PolicyConfig, WarmConfig
 from memfs.content.activity import Activity
 from memfs.content.opening import OpenMode
+from memfs.errors import MetadataError
 from memfs.metadata.records import InodeFlags, NewInode
 from memfs.moves.batching import upload_batch
 from memfs.moves.dropping import drop_raw
@@ -33,6 +34,8 @@ from tests.moving import SMALL_FRAMES, State, compressible, incompressible
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
+
+    from trio.testing import MockClock
 
     from memfs.config import Config
     from memfs.moves.attempt import MoveParts
@@ -665,3 +668,23 @@ async def test_a_large_file_has_an_object_of_its_own(tmp_path: Path) -> None:
     forms = [await depot.state.form(ino, FormKind.REMOTE) for ino in (small, large)]
     assert [form.place.offset is not None for form in forms] == [True, False]
     depot.state.close()
+
+
+async def test_the_background_rests_without_a_word_while_changes_are_refused(
+    open_depot: Callable[..., Depot],
+    autojump_clock: MockClock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A database that is gone for an hour must not fill the log."""
+    depot = open_depot()
+    ino = await depot.create("a")
+    await depot.pin(ino, Tier.COLD)
+    database = depot.state.engine._database
+    database.refusal = MetadataError("cut off")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(depot.mover.run)
+        await trio.sleep(3600)
+        nursery.cancel_scope.cancel()
+    database.refusal = None
+    assert caplog.records == []
+    assert (await depot.state.engine.get_inode(ino)).raw

@@ -189,13 +189,13 @@ class SharedEngine(SqliteEngine):
             StateDamagedError, MetadataError, NoSpaceError: As `open`.
         """
         rng = rng or random.Random()
-        try:
-            session = connector.connect_blocking()
-        except MetadataError as error:
-            raise UsageError(f"{connector.name}: {error}", ExitCode.NO_ANSWER) from error
         with contextlib.ExitStack() as stack:
-            stack.callback(session.close)
-            mount = session.check()
+            try:
+                session = connector.connect_blocking()
+                stack.callback(session.close)
+                mount = session.check()
+            except MetadataError as error:
+                raise UsageError(f"{connector.name}: {error}", ExitCode.NO_ANSWER) from error
             engine = cls.open(
                 state_dir,
                 config,
@@ -346,11 +346,6 @@ class SharedEngine(SqliteEngine):
             )
 
     # --- cut off ---------------------------------------------------------------------------------
-    @property
-    def refusal(self) -> str | None:
-        refusal = self._database.refusal
-        return None if refusal is None else str(refusal)
-
     def _refuse(self, refusal: MetadataError | None) -> None:
         self._database.refusal = refusal
 

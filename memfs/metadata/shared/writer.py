@@ -236,6 +236,7 @@ class Writer:
         """Send entries until cancelled, or until another process has this node's place."""
         outbox = self._outbox
         outbox.server = threading.get_ident()
+        self._asked_s = None
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._watch)

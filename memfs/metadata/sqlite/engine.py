@@ -212,7 +212,8 @@ class SqliteEngine(Foreign):
 
     @property
     def refusal(self) -> str | None:
-        return None
+        refusal = self._database.refusal
+        return None if refusal is None else str(refusal)
 
     @property
     def is_settling(self) -> bool:
