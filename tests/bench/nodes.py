@@ -10,7 +10,8 @@ machine; rates are those of this machine, where server, proxy and clients share 
   other. Tells files a second, the processor time of the client for each statement, and what a file
   takes of the server: processor time, log, and room in the tables.
 - *mount*: processes that create, open, stat and unlink empty files, each in a directory of its own,
-  on a mount whose names are in PostgreSQL as well, and on one that has SQLite alone.
+  on a mount whose names are in PostgreSQL as well, on one that has SQLite alone, and on JuiceFS
+  (https://juicefs.com), where it is installed, with its metadata in PostgreSQL.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from tests import scratch
 from tests.bench import comparison, quiet
 from tests.bench.clients import run_at_once
 from tests.bench.machine import Machine
+from tests.bench.places import JuicefsPlace
 from tests.mounting import Mount, run_memfs
 from tests.servers.postgresql import running_postgresql
 from tests.servers.slow_proxy import running_slow_proxy
@@ -234,30 +236,62 @@ CALLS: tuple[tuple[str, Callable[[str], object], int], ...] = (
 """Names, calls, and how often each file has it: a sample of fast calls alone would be too short."""
 
 
+class SharedJuicefs(JuicefsPlace):
+    """JuiceFS with its metadata in PostgreSQL, and its blocks in local files.
+
+    Args:
+        base: As of `Place`.
+        url: That of the database.
+    """
+
+    def __init__(self, base: Path, url: str) -> None:
+        super().__init__(base)
+        self._url = url
+
+    @property
+    def metadata_url(self) -> str:
+        """The database."""
+        return self._url
+
+
 @contextlib.contextmanager
 def mounts(
     server: PostgresServer, base: Path, delays_ms: Sequence[float]
-) -> Iterator[dict[str, Mount]]:
-    """Give one mount for each distance, each with a database of its own, and one without."""
+) -> Iterator[dict[str, Path]]:
+    """Give the mountpoints by title: one without a database, and two for each distance."""
     with contextlib.ExitStack() as stack:
-        made = {}
-        for delay_ms in (None, *delays_ms):
-            place = base / ("alone" if delay_ms is None else f"ms-{delay_ms:g}")
+
+        def reach(delay_ms: float) -> str:
+            """Make a database; returns its URL."""
+            database = stack.enter_context(server.database())
+            port = stack.enter_context(running_slow_proxy(server.port, delay_ms / 1000))
+            return f"://memfs@127.0.0.1:{port}/{database.name}?sslmode=disable"
+
+        def mount(name: str, url: str | None) -> Path:
+            place = base / name
             place.mkdir(mode=0o755)
             (place / "store").mkdir()
             store = f"file://{place / 'store'}"
             config = f'[glacier]\nurl = "{store}"\n'
-            if delay_ms is not None:
-                database = stack.enter_context(server.database())
-                port = stack.enter_context(running_slow_proxy(server.port, delay_ms / 1000))
-                run_memfs("format", database.url, "--store", store)
-                url = f"postgresql://memfs@127.0.0.1:{port}/{database.name}?sslmode=disable"
+            if url is not None:
+                run_memfs("format", url, "--store", store)
                 config += f'[metadata]\nurl = "{url}"\n[nodes]\nname = "bench"\n'
-            mount = Mount(place, "kernel", config)
-            mount.start()
-            stack.callback(mount.stop)
-            made[ALONE if delay_ms is None else _shared_title(delay_ms)] = mount
-        yield made
+            made = Mount(place, "kernel", config)
+            made.start()
+            stack.callback(made.stop)
+            return made.root
+
+        found = {ALONE: mount("alone", None)}
+        for delay_ms in delays_ms:
+            title = _title(delay_ms)
+            found[_shared_title(delay_ms)] = mount(title, f"postgresql{reach(delay_ms)}")
+            (base / f"juicefs-{title}").mkdir()
+            peer = SharedJuicefs(base / f"juicefs-{title}", f"postgres{reach(delay_ms)}")
+            if peer.lacks() is None:
+                peer.open()
+                stack.callback(peer.close)
+                found[f"JuiceFS, {title}"] = peer.directory
+        yield found
 
 
 def sample(root: Path, client_count: int, file_count: int) -> dict[str, float]:
@@ -298,17 +332,25 @@ def measure_mounts(
     """Return the rates by row and place."""
     rows: Samples = {}
     with mounts(server, base, delays_ms) as places:
-        pids = [pid for mount in places.values() for pid in mount.daemon_pids()]
+        pids = scratch.processes_naming(base)
         for number in range(round_count + 1):
             for client_count in client_counts:
                 for title in _turned(list(places), number):
                     os.sync()
                     quiet.await_rest(pids)
-                    for name, rate in sample(places[title].root, client_count, file_count).items():
+                    for name, rate in sample(places[title], client_count, file_count).items():
                         row = f"{name}, {client_count} client{'s' * (client_count > 1)}"
                         if number:
                             rows.setdefault(row, {}).setdefault(title, []).append(round(rate, 1))
     return dict(sorted(rows.items(), key=lambda row: row[0].partition(",")[0]))
+
+
+def _titles(rows: Samples) -> list[str]:
+    """Return the places in the order of the table: memfs by distance, then JuiceFS."""
+    return sorted(
+        next(iter(rows.values())),
+        key=lambda title: (title.partition(",")[0] != ALONE, title.startswith("JuiceFS"), title),
+    )
 
 
 def render(rows: Samples, names: Sequence[str]) -> str:
@@ -367,8 +409,7 @@ def main() -> None:
             result["mounts"] = measure_mounts(
                 server, base, delays_ms, client_counts, arguments.files, arguments.repeat
             )
-            distances = [_shared_title(each) for each in delays_ms]
-            tables.append(render(result["mounts"], [ALONE, *distances]))
+            tables.append(render(result["mounts"], _titles(result["mounts"])))
     comparison.finish(arguments, result, "\n\n".join(tables))
 
 

@@ -245,11 +245,16 @@ class JuicefsPlace(PeerPlace):
     name, title = "juicefs", "JuiceFS"
     program = "juicefs"
 
+    @property
+    def metadata_url(self) -> str:
+        """Where the metadata are, as JuiceFS takes it."""
+        return f"sqlite3://{self.base}/metadata.db"
+
     def open(self) -> None:
         """Format a volume and mount it, every file of it below the base directory."""
         juicefs = _program("juicefs")
         assert juicefs is not None
-        url = f"sqlite3://{self.base}/metadata.db"
+        url = self.metadata_url
         _format(
             *(juicefs, "format", "--storage", "file", "--bucket", f"{self.source}/"),
             *("--trash-days", "0", "--no-update", url, "bench"),
