@@ -55,7 +55,12 @@ async def find_parent(engine: Namespace, path: bytes) -> Name:
     names = split_path(path)
     if not names:
         raise InvalidValueError("the root of the mount has no name")
-    parent = await find_path(engine, b"/".join(names[:-1]))
+    above = b"/".join(names[:-1])
+    try:
+        parent = await find_path(engine, above)
+    except NotFoundError:
+        shown = os.fsdecode(above)
+        raise NotFoundError(f"{shown}: there is no such directory; make it first") from None
     if not stat.S_ISDIR(parent.mode):
-        raise NotADirectoryInodeError(f"{os.fsdecode(path)}: there is no such directory")
+        raise NotADirectoryInodeError(f"{os.fsdecode(above)} is no directory")
     return Name(parent.ino, names[-1])

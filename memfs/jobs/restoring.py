@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.errors import (
     InvalidValueError,
+    IsADirectoryInodeError,
     NoSpaceError,
     NotADirectoryInodeError,
     NotFoundError,
@@ -171,9 +172,14 @@ class RestoreMethods:
         else:
             steps = restoring.elsewhere(was, request.to)
         async with aclosing(steps):
-            async for _ in steps:
-                self._parts.faults.reach("restore.step")
-                yield
+            try:
+                async for _ in steps:
+                    self._parts.faults.reach("restore.step")
+                    yield
+            except IsADirectoryInodeError as error:
+                # What is below a directory is told by its path already.
+                place = os.fsdecode(request.path if request.to is None else request.to)
+                raise IsADirectoryInodeError(f"{place}: {error}") from None
         await changes.wait_told()
 
     async def _newest(self) -> Snapshot:

@@ -76,6 +76,27 @@ def test_a_file_and_a_tree_come_back(mount: Mount) -> None:
 
 
 @pytest.mark.any_driver
+def test_what_is_in_the_way_is_told_with_its_path(mount: Mount) -> None:
+    """A file alone, and one in a tree, of which all others are restored."""
+    root = mount.root
+    (root / "d").mkdir()
+    for name in ("a", "b"):
+        (root / "d" / name).write_bytes(OLD)
+    run_memfs("snapshot", "create", "first", "--mount", root)
+    (root / "d/a").unlink()
+    (root / "d/b").unlink()
+    (root / "d/a").mkdir()
+    with pytest.raises(MountError, match="d/a: a directory stands there; --delete removes it"):
+        restore(f"{root}/d/a@first")
+    with pytest.raises(MountError, match="d/a: a directory stands there; --delete removes it"):
+        run_memfs("snapshot", "restore", f"{root}/d@first")
+    assert (root / "d/b").read_bytes() == OLD
+    with pytest.raises(MountError, match="new/sub: there is no such directory; make it first"):
+        restore(f"{root}/d/b@first", "--to", root / "new/sub/b")
+    restore(f"{root}/d/a@first", "--delete")
+    assert (root / "d/a").read_bytes() == OLD
+
+
 def test_mistakes_are_told(mount: Mount) -> None:
     (mount.root / "f").write_bytes(OLD)
     with pytest.raises(MountError, match="there is no snapshot to restore from"):
