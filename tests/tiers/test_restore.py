@@ -97,6 +97,24 @@ def test_what_is_in_the_way_is_told_with_its_path(mount: Mount) -> None:
     assert (root / "d/a").read_bytes() == OLD
 
 
+def test_files_and_snapshots_may_have_an_at_in_their_names(mount: Mount) -> None:
+    root = mount.root
+    (root / "a@b").write_bytes(OLD)
+    for name in ("first", "of@me"):
+        run_memfs("snapshot", "create", name, "--mount", root)
+        (root / "a@b").write_bytes(NEW)
+    assert restore(f"{root}/a@b@of@me")["snapshot"] == "of@me"
+    assert (root / "a@b").read_bytes() == NEW
+    assert restore(f"{root}/a@b@first")["snapshot"] == "first"
+    assert (root / "a@b").read_bytes() == OLD
+    (root / "a@b").unlink()
+    with pytest.raises(MountError, match=r"there is no snapshot 'b': .*--at NAME takes a PATH"):
+        restore(f"{root}/a@b")
+    restore(f"{root}/a@b", "--at", "of@me")
+    assert (root / "a@b").read_bytes() == NEW
+    assert restore(f"{root}/a@b")["snapshot"] == "of@me"
+
+
 def test_mistakes_are_told(mount: Mount) -> None:
     (mount.root / "f").write_bytes(OLD)
     with pytest.raises(MountError, match="there is no snapshot to restore from"):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
 from memfs_tools.arguments import AS_JSON, MOUNT
 from memfs_tools.copies import tell_copy, watched
@@ -79,11 +80,22 @@ def restore(
 
 def _split(served: Mount, text: str) -> tuple[str, str | None]:
     """Return path and name of a snapshot; what follows an @ is a name if a snapshot has it."""
-    path, at, name = text.rpartition("@")
-    known = at and any(each["name"] == name for each in served.snapshots.list())
-    if known or (at and not path):
-        return path, name
-    if at and not os.path.lexists(text):
+    path, *words = text.split("@")
+    if not words:
+        return text, None
+    if not path:
+        return "", text[1:]
+    known = {each["name"] for each in served.snapshots.list()}
+    # Names of files and of snapshots may have an @: the shortest one that is known.
+    for count in range(1, len(words) + 1):
+        name = "@".join(words[-count:])
+        if name in known:
+            return text.removesuffix(f"@{name}"), name
+    if not os.path.lexists(text):
         # A mistake in the name must not restore from another snapshot.
-        served.snapshots.show(name)
+        raise UsageError(
+            f"there is no snapshot {words[-1]!r}: `memfs snapshot list` shows those there are; "
+            "--at NAME takes a PATH with an @ as it is",
+            ExitCode.PROBLEMS,
+        )
     return text, None
