@@ -188,6 +188,7 @@ _LEFT_OUT: dict[str, Any] = {"pools": "{}", "stores": [], "sources": [], "indexe
 def _text(value: object) -> str:
     if type(value) is not str:
         raise ValueError(f"{value!r} is no text")
+    value.encode()
     return value
 
 

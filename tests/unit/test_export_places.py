@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from memfs.config import NamedStoreConfig
+from memfs.config import MetadataConfig, NamedStoreConfig
 from memfs.config_file import load_config
 from memfs.encryption.keys import NO_KEYS, Key, KeyRing
 from memfs.errors import CorruptDataError, NewerFormatError, UsageError
@@ -36,8 +36,17 @@ from memfs.metadata.foreign import (
     WhenGone,
 )
 from memfs.metadata.records import NewInode
-from memfs.metadata.sqlite.exporting import GONE_SHAPE, OBJECT_SHAPE, PERHAPS, PartLimits
+from memfs.metadata.sqlite.engine import SqliteEngine
+from memfs.metadata.sqlite.exporting import (
+    GONE_SHAPE,
+    OBJECT_SHAPE,
+    PERHAPS,
+    PUBLISHED_SHAPE,
+    PartLimits,
+)
 from memfs.metadata.sqlite.format import FOREIGN_NUMBER
+from memfs.metadata.sqlite.importing import StateBuilder
+from memfs.metadata.sqlite.text_index import SLOT_COUNT
 from memfs.metadata.store_record import recall_store
 from memfs.moves.generation import StateGeneration
 from memfs.moves.uploading import upload
@@ -78,6 +87,47 @@ def test_a_description_of_before_has_no_places() -> None:
     fields = json.loads(EMPTY.encode())
     del fields["stores"], fields["sources"]
     assert Description.decode(json.dumps(fields).encode(), "here") == EMPTY
+
+
+def test_a_description_has_indexes_and_a_life() -> None:
+    told = EMPTY._replace(indexes=("$name", "user.note"), life=3)
+    assert Description.decode(told.encode(), "here") == told
+    assert not told.is_like(EMPTY)
+    fields = json.loads(told.encode())
+    for name, value in (
+        ("indexes", [7]),
+        ("indexes", 7),
+        ("indexes", ["user.\ud800"]),
+        ("life", -1),
+        ("life", "3"),
+    ):
+        with pytest.raises(CorruptDataError, match="no description"):
+            Description.decode(json.dumps({**fields, name: value}).encode(), "here")
+    del fields["indexes"], fields["life"]
+    assert Description.decode(json.dumps(fields).encode(), "here") == EMPTY
+
+
+def test_an_import_takes_no_index_that_there_cannot_be(tmp_path: Path) -> None:
+    """Nor more than there are places for, whatever an export says."""
+    wanted = ["$size", "$size", "$path", "size", "user.memfs.pin", "trusted.x", "user.a", "", "é"]
+    wanted += [f"user.n{number}" for number in range(40)]
+    builder = StateBuilder(tmp_path / "state")
+    builder.begin()
+    for data in (inodes(), names((2, 5, 8))):
+        builder.add(data, "part", 9)
+    imported = builder.finish(StateId(bytes(16)), 1000, {}, (), wanted)
+    assert imported.indexes[:2] == ("$size", "user.a")
+    assert len(imported.indexes) == 1 + SLOT_COUNT
+    engine = SqliteEngine.open(tmp_path / "state", MetadataConfig())
+    assert [each.field for each in engine.field_indexes()] == [*imported.indexes]
+    assert [each for each in engine.check() if "index" in each] == []
+    engine.close()
+
+
+def test_a_published_object_that_is_not_below_its_place_is_damage(tmp_path: Path) -> None:
+    row = ("s3://bucket/a", "s3://other", 2, 1, "etag", "token", 5, 1, bytes(32), "")
+    with pytest.raises(CorruptDataError, match="not below 's3://other'"):
+        build(tmp_path / "state", [inodes(), names((2, 5, 8)), encode([(PUBLISHED_SHAPE, [row])])])
 
 
 def test_what_a_listing_changes_of_a_source_is_no_news() -> None:
