@@ -103,6 +103,9 @@ HEAD_OPTION = "head"
 CONTENT_TYPE_XATTR = b"user.mime_type"
 """As file managers and web servers know it (freedesktop.org, common extended attributes)."""
 
+_OWN_METADATA = (b"user.memfs-token", b"user.memfs_token", b"user.is_directory")
+"""The mark of published objects (`stores.publishing`), and what adlfs writes."""
+
 _UNKNOWN_TYPES = ("application/octet-stream", "binary/octet-stream")
 """What stores tell of objects whose writer has said nothing."""
 
@@ -164,7 +167,8 @@ def is_same(known: ForeignObject, found: SourceObject) -> bool:
 def xattrs_of(found: SourceObject) -> tuple[tuple[bytes, bytes], ...]:
     """Return the xattrs that stand for content type and metadata of an object.
 
-    Left out is what no file can have: names of memfs's own, and what is too long.
+    Left out is what no file can have, names of memfs's own and what is too long, and what memfs and
+    the libraries of stores keep there for themselves.
     """
     told = [(CONTENT_TYPE_XATTR, found.content_type.encode())] if found.content_type else []
     told += [
@@ -179,6 +183,7 @@ def xattrs_of(found: SourceObject) -> tuple[tuple[bytes, bytes], ...]:
         and name != b"user."
         and len(value) <= XATTR_VALUE_BYTES_MAX
         and not name.startswith(CONTROL_PREFIX)
+        and name not in _OWN_METADATA
     )
 
 

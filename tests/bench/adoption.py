@@ -285,13 +285,16 @@ def summary_of(samples: Samples) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure and print JSON."""
+    """Measure and print JSON: docs/internals/benchmarks.md says how to read it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--objects", type=int, default=100_000)
-    parser.add_argument("--size-mib", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--fetch-mib", type=int, default=1024)
-    parser.add_argument("--fetch-rounds", type=int, default=3)
+    for name, default, told in (
+        ("--objects", 100_000, "that are adopted and listed again; 0: that is left out"),
+        ("--size-mib", 64, "of each object that is read"),
+        ("--rounds", 5, "samples of each kind of read and each place; 0: reads are left out"),
+        ("--fetch-mib", 1024, "of each object that is fetched whole"),
+        ("--fetch-rounds", 3, "fetches of each place; 0: they are left out"),
+    ):
+        parser.add_argument(name, type=int, default=default, help=f"{told} (default {default})")
     arguments = parser.parse_args()
     with scratch.workspace(Path(tempfile.gettempdir())) as area:
         base = area.directory("adoption")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import fsspec
 import pytest
+from botocore.exceptions import ClientError
 
 from memfs.errors import (
     ListingOrderError,
@@ -22,7 +24,7 @@ from memfs.stores.remote import open_source
 from memfs.stores.source import PAGE_COUNT
 from tests.servers.lying_s3 import Lie, LyingS3, running_lying_s3
 from tests.servers.process import READY
-from tests.servers.seaweedfs import make_bucket
+from tests.servers.seaweedfs import READER_KEY, make_bucket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -366,6 +368,32 @@ async def test_a_source_needs_no_right_to_write_and_never_tries(lying: LyingS3) 
         assert await store.read(each, 0, 10) == b"x" * 10
     assert lying.counts.keys() <= {"GET", "HEAD", "LIST", "VERSIONING"}
     await store.aclose()
+
+
+async def test_keys_that_may_only_read_are_enough(s3_server: S3Server, tmp_path: Path) -> None:
+    """On a server that checks them; what would change something is refused there."""
+    data = os.urandom(20_000)
+    behind = S3Behind(s3_server, READY, tmp_path.name)
+    behind.put("dir/key", data)
+    options = {**s3_server.options, "key": READER_KEY}
+    source = open_source(behind.url, options, TIMEOUT_S)
+    wanted = await find(source, "dir/key")
+    assert await source.read(wanted, 5, 19_999) == data[5:19_999]
+    [looked] = await source.look_at_all([wanted])
+    assert looked[:5] == wanted[:5]
+    path = tmp_path / "fetched"
+    with path.open("wb") as file:
+        await source.fetch(wanted, file.fileno(), lambda _done: None)
+    assert path.read_bytes() == data
+    await source.aclose()
+    reader = replace(s3_server, access_key=READER_KEY)
+    with contextlib.closing(reader.client()) as client:
+        made: Any = client
+        target = {"Bucket": READY, "Key": f"{tmp_path.name}/dir/key"}
+        for refused in (made.put_object, made.delete_object):
+            with pytest.raises(ClientError, match="AccessDenied"):
+                refused(**target)
+    behind.close()
 
 
 async def test_a_listing_that_ends_early_is_an_error(lying: LyingS3) -> None:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ACCESS_KEY, SECRET_KEY = "key", "secret"
+READER_KEY = "reader"
+"""May list and read, and nothing else."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,13 @@ def _write_settings(directory: Path) -> None:
         "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
         "actions": ["Admin", "Read", "List", "Tagging", "Write"],
     }
-    (directory / "identities.json").write_text(json.dumps({"identities": [identity]}))
+    reader = {
+        "name": "reader",
+        "credentials": [{"accessKey": READER_KEY, "secretKey": SECRET_KEY}],
+        "actions": ["Read", "List"],
+    }
+    identities = {"identities": [identity, reader]}
+    (directory / "identities.json").write_text(json.dumps(identities))
     # Without a key the server refuses the AES256 header.
     (directory / "security.toml").write_text('[s3.sse]\nkey = "of this test"\n')
 

@@ -390,6 +390,7 @@ def test_content_types_and_metadata_become_xattrs(
         "x-amz-meta-city": "Ulm",
         "x-amz-meta-memfs.pin": "warm",
         "x-amz-meta-long": "x" * 2000,
+        "x-amz-meta-memfs-token": "of a published object",
     }
     bucket.objects[f"{prefix}-read/c.png"] = b"c"
     bucket.told_of[f"{prefix}-read/c.png"] = bucket.told_of[f"{prefix}/a.png"]
@@ -401,6 +402,7 @@ def test_content_types_and_metadata_become_xattrs(
     assert read.read_bytes() == b"c"
     assert os.getxattr(read, "user.mime_type") == b"image/png"
     assert os.getxattr(read, "user.city") == b"Ulm"
+    assert "user.memfs-token" not in os.listxattr(read)
     assert (told(read, "pin"), bucket.counts["HEAD"]) == ("auto", heads)
     adopt(*words, "--head", f"s3://{BUCKET}/{prefix}", place / "set")
     found = place / "set/a.png"
