@@ -64,6 +64,7 @@ from memfs.metadata.sqlite.reader_process import ReaderProcess
 from memfs.metrics.latency import Latencies
 from memfs.metrics.traffic import Traffic
 from memfs.moves.attempt import MoveParts
+from memfs.moves.faults import FaultPoints
 from memfs.moves.garbage import GarbageCollector
 from memfs.moves.generation import StateGeneration
 from memfs.moves.open_files import OpenFiles
@@ -651,6 +652,7 @@ def _join(
         migration=Migration(tell),
         query=config.query,
         first_settings=SETTINGS_OF_NEW_STATE,
+        reach=FaultPoints().reach,
         note_latency=lambda took_s: commits.note("commit", int(took_s * 1e9)),
     )
     return engine, engine.writer

@@ -18,6 +18,7 @@ from memfs.metadata.shared.tables import TABLES, stored_row
 from tests import scratch
 from tests.mounting import Mount, MountError, run_memfs
 from tests.waiting import WAIT_S, join, wait_for
+from tests.warm import FAULTS_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,11 +87,20 @@ class NodeMount:
 
 
 @pytest.fixture
-def node(scratch_area: scratch.Scratch, postgres: Database) -> Iterator[NodeMount]:
+def armed(tmp_path: Path) -> Iterator[Path]:
+    """What daemons look at: a file with a fault point to be killed at, and at which time."""
+    with pytest.MonkeyPatch.context() as patch:
+        file = tmp_path / "armed"
+        patch.setenv(FAULTS_VARIABLE, str(file))
+        yield file
+
+
+@pytest.fixture
+def unmounted_node(scratch_area: scratch.Scratch, postgres: Database) -> Iterator[NodeMount]:
+    """It ends with the test, and may be mounted by then."""
     base = scratch_area.directory("node")
     made = NodeMount(base, postgres)
     try:
-        made.mount.start()
         yield made
         made.mount.stop()
     finally:
@@ -99,6 +109,12 @@ def node(scratch_area: scratch.Scratch, postgres: Database) -> Iterator[NodeMoun
         for pid in made.mount.daemon_pids():
             scratch.kill_and_wait(pid)
         scratch.remove(base)
+
+
+@pytest.fixture
+def node(unmounted_node: NodeMount) -> NodeMount:
+    unmounted_node.mount.start()
+    return unmounted_node
 
 
 def _run_programs(root: Path) -> None:
@@ -248,5 +264,31 @@ def test_killed_under_load_while_the_server_restarts(node: NodeMount) -> None:
         node.mount.kill()
         node.mount.start()
         assert set(load.made) <= {path.name for path in node.root.iterdir()}
+    node.mount.stop()
+    node.compare()
+
+
+def test_killed_at_each_fault_point(armed: Path, unmounted_node: NodeMount) -> None:
+    """By SIGKILL, as `tests/crash/test_node_killed.py` plays it; power is not lost here."""
+    node = unmounted_node
+    made: list[str] = []
+    for point in ("node.marked", "node.made", "node.taken"):
+        armed.write_text(f"{point} 1")
+        with pytest.raises(MountError):
+            node.mount.start()
+        armed.unlink()
+        wait_for(lambda: not node.mount.daemon_pids(), "the daemon lives")
+    node.mount.start()
+    for point in ("node.sending", "node.confirmed"):
+        armed.write_text(f"{point} 9")
+        load = Load(node.root, point)
+        wait_for(lambda: not node.mount.daemon_pids(), "the daemon lives")
+        armed.unlink()
+        node.mount.kill()
+        load.end()
+        made += load.made
+        assert load.made
+        node.mount.start()
+        assert set(made) <= {path.name for path in node.root.iterdir()}
     node.mount.stop()
     node.compare()
