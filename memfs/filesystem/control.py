@@ -398,6 +398,12 @@ class Control:
             return []
         return self._hot.devices(inode.ino, inode.generation)
 
+    def _no_hot_tier(self) -> str | None:
+        """Return why the hot tier does not serve at present; None: it does, or begins to."""
+        if self._hot is None:
+            return "it is switched off: set hot.devices and hot.size"
+        return None if self._hot.is_starting else self._hot.note
+
     async def _tier(self, inode: Inode) -> str:
         if stat.S_ISREG(inode.mode):
             return (await self.tier_of(inode)).label
@@ -487,6 +493,8 @@ class Control:
         if self._hot is not None and (refusal := self._hot.refusal(inode.ino, inode.generation)):
             # Beside the last decision, which others replace.
             answer["hot"] = refusal
+        if (absent := self._no_hot_tier()) and await self._pin(inode) == Tier.HOT.label:
+            answer["hot_tier"] = absent
         answer |= await self._stores(inode)
         if (source := await self._source(inode)) is not None:
             answer["source"] = source
@@ -542,7 +550,10 @@ class Control:
             there = await self.tier_of(inode) == pin
             # What was decided before it was pinned, or by an earlier pin, is no longer the reason.
             if name is None or name in rules.BY_ITSELF or (name == rules.PIN and not there):
-                detail = f"pinned to {pin.label}" + (", where it is" if there else "; on its way")
+                way = ", where it is" if there else "; on its way"
+                if pin == Tier.HOT and self._no_hot_tier():
+                    way = ", whose tier does not serve at present"
+                detail = f"pinned to {pin.label}{way}"
                 return {"rule": rules.PIN, "trigger": rules.TRIGGERS[rules.PIN], "detail": detail}
         if decision is None or name is None:
             return {"rule": "none", "detail": "no decision has been made on this file yet"}

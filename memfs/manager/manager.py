@@ -389,6 +389,10 @@ class MemoryManager(SnapshotKeeper):
         """Count all keys, one by one."""
         return sum(1 for _ in self.keys())
 
+    def __bool__(self) -> bool:
+        """Return whether anything is stored; looks for one key, and counts no others."""
+        return next(iter(self.keys()), None) is not None
+
     # --- metadata --------------------------------------------------------------------------------
     def get_metadata(self, key: str) -> dict[str, Scalar]:
         """Return the metadata of a key; raises `MissingKeyError`."""

@@ -5,6 +5,7 @@ Invariant: comparing changes nothing, and a wish that cannot be compared is not 
 
 from __future__ import annotations
 
+import errno
 import json
 import tempfile
 import tomllib
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.config_file import hidden_options, keys, load_config
+from memfs.control.client import ControlUnavailableError
 from memfs.errors import UsageError
 
 if TYPE_CHECKING:
@@ -50,13 +52,20 @@ def unmet(mount: Mount, wishes: Wishes) -> str | None:
 
 
 def _unmet_sizes(mount: Mount, wishes: Wishes) -> str | None:
-    tiers = {tier.tier: tier for tier in mount.status().tiers}
-    for name, gigabytes in (
-        ("hot", wishes.hot_gb),
-        ("warm", wishes.warm_gb),
-        ("cold", wishes.cold_gb),
-    ):
-        if gigabytes is None or (name == "hot" and "hot" not in tiers):
+    wished = {"hot": wishes.hot_gb, "warm": wishes.warm_gb, "cold": wishes.cold_gb}
+    sizes = {name: size for name, size in wished.items() if size is not None}
+    if not sizes:
+        # Nothing is asked: another user than that of the mount may not ask its daemon.
+        return None
+    try:
+        tiers = {tier.tier: tier for tier in mount.status().tiers}
+    except ControlUnavailableError as error:
+        if error.errno != errno.EACCES:
+            raise
+        asked = ", ".join(f"{name}_memory_size" for name in sizes)
+        return f"{asked}: {error}; leave it out"
+    for name, gigabytes in sizes.items():
+        if name == "hot" and "hot" not in tiers:
             # Without a device values are in RAM and on the disk all the same.
             continue
         capacity = tiers[name].capacity_bytes if name in tiers else 0

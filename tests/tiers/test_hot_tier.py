@@ -19,6 +19,7 @@ from memfs.hot.client import HotClient, read_ticket
 from memfs.hot.pool import HotTierFullError
 from memfs.hot.protocol import HotMissError
 from memfs.hot.tensors import FormatError
+from memfs.manager.configuration import has_gpu
 from tests.mounting import Mount, MountError, run_memfs
 from tests.outcomes import error_of
 from tests.processes import ALICE, killed_by, run_as
@@ -114,6 +115,22 @@ def test_what_no_program_has_for_long_leaves_the_device(mount: Mount) -> None:
 
 
 @pytest.mark.any_driver
+@pytest.mark.expects_log("the hot tier is away")
+def test_a_pin_to_a_device_that_is_not_there_says_so(
+    driver: str, mount_factory: MountFactory
+) -> None:
+    if has_gpu():
+        pytest.skip("this machine has a GPU")
+    made = mount_factory(driver, config=HOT.replace('"cpu"', '"cuda:0"'))
+    wait_for(lambda: "CUDA driver" in str(tier_status(made, "hot")["note"]), "the tier to say so")
+    path = made.root / "a.safetensors"
+    path.write_bytes(safetensors_of(MIB))
+    pin(path, "hot")
+    assert why(path)["detail"] == "pinned to hot, whose tier does not serve at present"
+    assert "CUDA driver" in why(path)["hot_tier"]
+    assert "hot tier does not serve at present: no CUDA driver" in run_memfs("why", path)
+
+
 def test_unpinning_leaves_it_until_room_is_needed(mount: Mount) -> None:
     """And a pin to another tier takes it away."""
     path = mount.root / "model.safetensors"

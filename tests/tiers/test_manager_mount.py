@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from memfs import MemoryManager, WarmMemory
-from memfs.control.client import ControlError
+from memfs.control.client import ControlError, ControlUnavailableError
 from memfs.manager.errors import (
     DiskFullError,
     FilterError,
@@ -22,6 +22,7 @@ from memfs.manager.errors import (
 )
 from memfs.manager.root import Root
 from tests.posix.capabilities import Capability
+from tests.processes import ALICE, run_as
 from tests.tiers.tiering import residence, wait_until_at
 from tests.waiting import wait_for
 
@@ -210,6 +211,30 @@ def test_only_tensors_can_be_hot(manager: MemoryManager) -> None:
     with pytest.raises(TierUnavailableError, match=r"only tensors and arrays .* stored as json"):
         manager.store("k", {"a": 1}, tier="hot")
     assert "k" not in manager
+
+
+def test_another_user_has_values_on_the_mount(place: Path, mount: Mount) -> None:
+    """All but what is asked of the daemon on its control socket, which is its own user's."""
+    (place / "alice").mkdir()
+    os.chown(place / "alice", ALICE.uid, ALICE.gid)
+    root = f"{place.relative_to(mount.root)}/alice"
+
+    def work() -> list[object]:
+        manager = MemoryManager(mount=place, root=root)
+        manager.store("a", {"x": 1}, tier="cold", metadata={"n": 1})
+        manager.batch_store({"b": 2, "c": 3})
+        manager.move("b", "warm")
+        told = [manager.batch_retrieve(["a", "b"]), sorted(manager), manager.why("b")["rule"]]
+        told += [manager.query({"n": 1}).keys(), manager.get_metadata("a")]
+        with pytest.raises(ControlUnavailableError, match="or root, may ask its daemon"):
+            manager.get_metrics()
+        with pytest.raises(ValueError, match=r"^warm_memory_size: .* may ask its daemon; leave it"):
+            MemoryManager(warm_memory_size=0.001, mount=place)
+        return told
+
+    values, keys, rule, found, metadata = run_as(ALICE, work)
+    assert (values, keys, rule) == ({"a": {"x": 1}, "b": 2}, ["a", "b", "c"], "pin")
+    assert (found, metadata) == (["a"], {"n": 1})
 
 
 @pytest.mark.any_driver

@@ -88,6 +88,17 @@ def test_what_is_not_stored_is_told_by_its_key(manager: MemoryManager) -> None:
     assert list(manager.keys()) == []
 
 
+def test_whether_anything_is_stored_is_told_by_one_key(
+    manager: MemoryManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not manager
+    manager.batch_store({f"d/{number}": number for number in range(3)})
+    listed = iter(list(manager))
+    monkeypatch.setattr(MemoryManager, "keys", lambda *_: listed)
+    assert manager
+    assert len(list(listed)) == 2
+
+
 def test_it_is_a_dictionary(manager: MemoryManager) -> None:
     manager["b"] = [1]
     manager["a"] = "text"

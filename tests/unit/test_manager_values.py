@@ -322,6 +322,19 @@ def test_a_pandas_index_survives(manager: MemoryManager) -> None:
     manager.store("frame", frame)
     assert manager.retrieve("frame").equals(frame)
     assert manager.retrieve("frame").index.name == "label"
+    assert manager.retrieve("frame", name="a", start=1).equals(frame.iloc[1:])
+
+
+@pytest.mark.parametrize("index", [None, pd.RangeIndex(10, 410, 2, name="even")])
+def test_rows_of_a_table_of_pandas_keep_their_numbers(
+    manager: MemoryManager, index: pd.RangeIndex | None
+) -> None:
+    frame = pd.DataFrame({"a": range(200), "b": range(200)}, index=index)
+    manager.store("frame", frame)
+    for start, end in ((0, 3), (150, 153), (-2, None), (7, 7), (500, 600)):
+        part = manager.retrieve("frame", start=start, end=end)
+        pd.testing.assert_frame_equal(part, frame.iloc[start:end])
+    pd.testing.assert_frame_equal(manager.retrieve("frame", name="b"), frame[["b"]])
 
 
 # --- files of other programs, and pickles --------------------------------------------------------

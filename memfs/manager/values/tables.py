@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import sys
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -58,26 +59,30 @@ class Tables:
         import pyarrow.parquet as pq
 
         columns = None if wanted.name is None else [wanted.name]
+        library = content.mime.parameters.get("of", "pyarrow")
         try:
             with pq.ParquetFile(f"/proc/self/fd/{content.fd}") as file:
                 if columns and wanted.name not in file.schema_arrow.names:
                     raise ValueFormatError(f"{content.name} has no column {wanted.name!r}")
-                table = (
-                    _rows(file, wanted, columns) if wanted.partial else file.read(columns=columns)
-                )
+                start = bounds(wanted, file.metadata.num_rows)[0]
+                # With it, the columns of an index of pandas come along.
+                options = {"columns": columns, "use_pandas_metadata": library == "pandas"}
+                table = _rows(file, wanted, options) if wanted.partial else file.read(**options)
         except (pa.ArrowException, OSError) as error:
             if isinstance(error, OSError) and error.errno == errno.EBUSY:
                 # It is archived: nothing is known of its bytes.
                 raise
             raise ValueFormatError(f"{content.name} is not a Parquet file: {error}") from None
-        return _as_library(table, content.mime.parameters.get("of", "pyarrow"))
+        if library == "pandas" and wanted.partial:
+            return _with_range_index(table.to_pandas(), table.schema, start)
+        return _as_library(table, library)
 
     def recognises(self, begin: bytes, name: str) -> bool:
         """By the first bytes."""
         return begin.startswith(_MAGIC)
 
 
-def _rows(file: Any, wanted: Wanted, columns: list[str] | None) -> pa.Table:  # noqa: ANN401
+def _rows(file: Any, wanted: Wanted, options: dict[str, Any]) -> pa.Table:  # noqa: ANN401
     start, end = bounds(wanted, file.metadata.num_rows)
     groups, before, skipped = [], 0, None
     for number in range(file.num_row_groups):
@@ -86,7 +91,7 @@ def _rows(file: Any, wanted: Wanted, columns: list[str] | None) -> pa.Table:  # 
             groups.append(number)
             skipped = before if skipped is None else skipped
         before += count
-    table = file.read_row_groups(groups, columns=columns)
+    table = file.read_row_groups(groups, **options)
     return table.slice(start - (skipped or 0), end - start) if groups else table
 
 
@@ -100,6 +105,27 @@ def _library(value: object) -> str | None:
         if module is not None and isinstance(value, tuple(getattr(module, each) for each in names)):
             return library
     return None
+
+
+def _with_range_index(frame: Any, schema: pa.Schema, start: int) -> Any:  # noqa: ANN401
+    """Return some rows of a table of pandas with the numbers that they have in all of it.
+
+    Source: pandas, "Developer", "Storing pandas DataFrame objects in Apache Parquet format".
+
+    Args:
+        frame: The rows.
+        schema: That of the table, whose metadata say of which numbers its index is made.
+        start: Rows before them.
+    """
+    told = json.loads((schema.metadata or {}).get(b"pandas", b"{}")).get("index_columns", [])
+    if len(told) == 1 and isinstance(told[0], dict) and told[0].get("kind") == "range":
+        pandas = sys.modules["pandas"]
+        first, step = told[0]["start"], told[0]["step"]
+        begin = first + start * step
+        frame.index = pandas.RangeIndex(
+            begin, begin + len(frame) * step, step, name=told[0].get("name")
+        )
+    return frame
 
 
 def _as_library(table: pa.Table, library: str) -> Any:  # noqa: ANN401

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +17,7 @@ from memfs.sizes import parse_duration
 from memfs_tools.arguments import MOUNTPOINT
 from memfs_tools.mounts import require_mount
 from memfs_tools.terminal import complain, tell_lines
+from memfs_tools.whole_files import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -83,7 +82,7 @@ def metrics(
     if textfile is None:
         tell_lines(text.removesuffix("\n"))
     else:
-        _replace(textfile, text)
+        write_whole(textfile, text, 0o644)
 
 
 def _address(text: str) -> str:
@@ -155,17 +154,3 @@ def _post(mount: Mount, url: str, headers: Mapping[str, str]) -> None:
             f"{partial.get('errorMessage', 'it does not say why')}",
             ExitCode.PROBLEMS,
         )
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file whole: the collector may read it at any moment."""
-    # With a name that the collector does not take (it takes `*.prom`), and readable as others are.
-    fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with open(fd, "w") as file:
-            file.write(text)
-            os.fchmod(file.fileno(), 0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

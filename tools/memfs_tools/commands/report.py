@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +10,7 @@ import click
 from memfs_tools.arguments import AS_JSON, MOUNTPOINT, price_options, repricing
 from memfs_tools.mounts import require_mount
 from memfs_tools.terminal import complain, tell, tell_json
+from memfs_tools.whole_files import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,7 +88,8 @@ def report(
     gathered = gathered._replace(status=status._replace(prices=reprice(status.prices)), tried=tried)
     told, drawn = sentences(gathered), charts(gathered)
     if html is not None:
-        _write(html, render(gathered, told, drawn))
+        # It names files: for its owner alone, as the control socket is.
+        write_whole(html, render(gathered, told, drawn), 0o600)
     if as_json:
         tell_json(_json(gathered, told, drawn))
         return
@@ -118,17 +118,3 @@ def _json(gathered: Gathered, told: Sequence[Sentence], drawn: Sequence[Chart]) 
         "heat": gathered.heat,
         "events": list(gathered.events),
     }
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file whole, or not at all."""
-    fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with open(fd, "w", encoding="utf-8") as file:
-            file.write(text)
-            # It names files: for its owner alone, as the control socket is.
-            os.fchmod(file.fileno(), 0o600)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -79,6 +79,8 @@ def _lines(placement: Placement) -> list[str]:
         lines.append(f"names    {why['names']}")
     if "hot" in why:
         lines.append(f"not hot  {why['hot']}")
+    if "hot_tier" in why:
+        lines.append(f"hot tier does not serve at present: {why['hot_tier']}")
     if "ram" in why:
         lines.append(f"ram      cached and not locked: {why['ram']}")
     if "room" in why:

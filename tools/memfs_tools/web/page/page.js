@@ -423,6 +423,8 @@ function showWhy(told) {
     : [["tier", told.tier], ["pin", told.pin], ["state", told.state], ["rule", why.rule || "-"]];
   if (why.pending) facts.push(["waits", `${why.pending.wanted}: ${why.pending.reason}`]);
   if (why.outlook) facts.push(["outlook", why.outlook]);
+  if (why.hot) facts.push(["not hot", why.hot]);
+  if (why.hot_tier) facts.push(["hot tier", `does not serve at present: ${why.hot_tier}`]);
   if (why.room) facts.push(["room", why.room]);
   if (why.store && why.store.reason) facts.push(["store", why.store.reason]);
   find("placement").replaceChildren(
