@@ -26,14 +26,15 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
     from memfs.types import InodeNo
 
 log = logging.getLogger(__name__)
 
 WAITING_COUNT_MAX = 100_000
-"""Notices that wait for one thread, some 30 MB. For each one more, all names are forgotten."""
+"""Notices that wait for one thread, some 30 MB. Instead of one more about a name, all names are
+forgotten, by a kernel that can. Others wait, each once, however often it was to be given."""
 
 END_S_MAX = 2.0
 """How long the end waits for a notice under way. Guess."""
@@ -92,17 +93,17 @@ class KernelCache:
     def forget_attributes(self, ino: InodeNo) -> None:
         """Soon, the kernel believes nothing of an inode's attributes any more."""
         if (notices := self._notices) is not None:
-            self._tell(self._prompt, partial(notices.forget_attributes, ino))
+            self._prompt.tell(partial(notices.forget_attributes, ino), ino)
 
     def forget_content(self, ino: InodeNo) -> None:
         """Soon, the kernel believes neither attributes nor cached pages of an inode any more."""
         if (notices := self._notices) is not None:
-            self._tell(self._patient, partial(notices.forget_pages, ino))
+            self._patient.tell(partial(notices.forget_pages, ino), ino)
 
     def forget_name(self, parent: InodeNo, name: bytes) -> None:
         """Soon, the kernel asks again what a name leads to, and whether there is one."""
         if (notices := self._notices) is not None:
-            self._tell(self._patient, partial(_forget_name, notices, parent, name))
+            self._tell_name(partial(_forget_name, notices, parent, name), (parent, name))
 
     def forget_names(self, names: Mapping[InodeNo, Sequence[bytes]]) -> None:
         """As `forget_name`, of many names by their directories.
@@ -111,7 +112,7 @@ class KernelCache:
         name that did.
         """
         if names and (notices := self._notices) is not None:
-            self._tell(self._patient, partial(_forget_names, notices, names))
+            self._tell_name(partial(_forget_names, notices, names))
 
     def forget_removed(self, parent: InodeNo, name: bytes, ino: InodeNo) -> None:
         """Soon, the kernel knows that the last name of an inode is gone, and tells watchers.
@@ -119,7 +120,7 @@ class KernelCache:
         To be called for no other name: the kernel takes the inode for one without links.
         """
         if (notices := self._notices) is not None:
-            self._tell(self._patient, partial(_forget_removed, notices, parent, name, ino))
+            self._tell_name(partial(_forget_removed, notices, parent, name, ino))
 
     def forget_unknown(self, ino: InodeNo, unknown: Callable[[], None]) -> None:
         """Soon, the kernel believes nothing of an inode's attributes, or never heard of it.
@@ -134,7 +135,7 @@ class KernelCache:
         else:
             token = trio.lowlevel.current_trio_token()
             tell_loop = partial(token.run_sync_soon, unknown)
-            self._tell(self._patient, partial(_ask, notices, ino, tell_loop))
+            self._patient.tell(partial(_ask, notices, ino, tell_loop))
 
     async def wait_told(self) -> None:
         """Return when the kernel has been told all that it was to be told before this call.
@@ -192,11 +193,14 @@ class KernelCache:
             for teller in tellers:
                 teller.end()
 
-    def _tell(self, teller: _Teller, notice: Callable[[], None]) -> None:
-        if teller.waiting_count < self._waiting_count_max:
-            teller.tell(notice)
-        else:
+    def _tell_name(self, notice: Callable[[], None], key: Hashable = None) -> None:
+        """Give a notice about names, or have all of them forgotten where too many wait."""
+        # Without names an inode keeps its pages, and an open one its attributes: no other notice
+        # has such a substitute.
+        if self._patient.waiting_count >= self._waiting_count_max and self.can_forget_all:
             self.forget_all()
+        else:
+            self._patient.tell(notice, key)
 
 
 def _forget_name(notices: KernelNotices, parent: InodeNo, name: bytes) -> None:
@@ -256,7 +260,10 @@ class _Teller:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._notices: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._notices: queue.SimpleQueue[tuple[Callable[[], None], Hashable] | None]
+        self._notices = queue.SimpleQueue()
+        self._waiting: set[Hashable] = set()
+        """Keys of the notices that wait."""
         self._thread: threading.Thread | None = None
 
     @property
@@ -264,9 +271,18 @@ class _Teller:
         """Notices that wait."""
         return self._notices.qsize()
 
-    def tell(self, notice: Callable[[], None]) -> None:
-        """Have a notice given."""
-        self._notices.put(notice)
+    def tell(self, notice: Callable[[], None], key: Hashable = None) -> None:
+        """Have a notice given.
+
+        Args:
+            key: That of all notices that do the same: while one of them waits, no other is added.
+                Without a key it is given by itself.
+        """
+        if key is not None:
+            if key in self._waiting:
+                return
+            self._waiting.add(key)
+        self._notices.put((notice, key))
 
     def start(self) -> None:
         """Begin to give notices."""
@@ -280,7 +296,10 @@ class _Teller:
         self._thread.join(END_S_MAX)
 
     def _run(self) -> None:
-        while (notice := self._notices.get()) is not None:
+        while (told := self._notices.get()) is not None:
+            notice, key = told
+            # Before it is given: what changes from here on is told anew.
+            self._waiting.discard(key)
             try:
                 notice()
             except OSError as error:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
-from memfs.errors import MemfsError
+from memfs.errors import MemfsError, NoSpaceError
 from memfs.signals import Signal
 
 if TYPE_CHECKING:
@@ -33,6 +33,10 @@ and an open file of the kernel (1.5 kB), and about 200 bytes here."""
 
 INODES_SHARE_MAX = 1 / 16
 """Share of the disk's free inodes that may stand ready: a small disk has others for the rest."""
+
+INODES_KEPT = 32
+"""Free inodes of the disk that new files leave alone: those that leave it are written into objects
+and containers first, which take one each for a moment. Guess."""
 
 REFILL_COUNT = 32
 """Raw files made in one turn of the thread, and how many may be missing before it is woken."""
@@ -108,6 +112,10 @@ class RawPool:
             self._wake.set()
             if not ready:
                 self._ran_dry = self._filled
+                if self._raw_store.free_inode_count() <= INODES_KEPT:
+                    raise NoSpaceError(
+                        f"{self._raw_store.root}: the disk has no inodes left; remove files from it"
+                    )
                 return self._make_one(*self._engine.reserve_ids())
         return ready.popleft()
 

@@ -128,7 +128,7 @@ class AttributeRequests(Writing):
     async def statistics(self) -> FilesystemStatistics:
         """STATFS: the disk under the state directory, or the part of it that memfs may fill.
 
-        And an inode for each 4 KiB still free.
+        And an inode for each 4 KiB still free, if the disk has so many.
         """
         disk = os.statvfs(self._state_dir)
         usage = await self._engine.usage()
@@ -140,6 +140,8 @@ class AttributeRequests(Writing):
             free = max(0, space.capacity_bytes - space.used_bytes) // disk.f_frsize
             available = min(free, available)
         files_free = available * disk.f_frsize // 4096
+        if disk.f_files:
+            files_free = min(files_free, disk.f_favail)
         return FilesystemStatistics(
             disk.f_frsize,
             blocks,

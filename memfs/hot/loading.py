@@ -188,7 +188,7 @@ class Loader:
 
     def expire(self, ino: int, idle_s_min: float) -> bool:
         """Take a file out that no program had for so long; False: one has it, or had it since."""
-        if ino not in self.pool.idle(idle_s_min):
+        if self.pool.idle_s(ino) < max(0.0, idle_s_min):
             return False
         for slab in self.pool.of_inode(ino):
             self.pool.remove(slab)

@@ -15,6 +15,7 @@ import enum
 import errno
 import math
 import time
+from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.errors import MemfsError
@@ -172,6 +173,8 @@ class Pool:
         self._clock = clock
         self._devices = {capacity.uuid: _DeviceQueues(capacity) for capacity in capacities}
         self._slabs: dict[SlabKey, SlabInfo] = {}
+        self._by_inode: defaultdict[int, dict[SlabKey, SlabInfo]] = defaultdict(dict)
+        """The same; without empty ones."""
 
     # --- questions -------------------------------------------------------------------------------
     def __len__(self) -> int:
@@ -186,7 +189,7 @@ class Pool:
 
     def of_inode(self, ino: int) -> list[SlabInfo]:
         """Return all slabs of a file."""
-        return [slab for slab in self._slabs.values() if slab.key.ino == ino]
+        return list(self._by_inode.get(ino, {}).values())
 
     def used_bytes(self, device: str) -> int:
         """Bytes of all slabs of a device."""
@@ -278,7 +281,7 @@ class Pool:
         """
         assert key not in self._slabs, f"{key} is in the pool already"
         assert size_bytes <= self._room_bytes(device), f"no room was made for {key}"
-        slab = self._slabs[key] = SlabInfo(
+        slab = self._slabs[key] = self._by_inode[key.ino][key] = SlabInfo(
             key, device, size_bytes, priority, pinned=pinned, index_bytes=index_bytes
         )
         self._devices[device].used_bytes += size_bytes
@@ -364,6 +367,10 @@ class Pool:
     def remove(self, slab: SlabInfo) -> None:
         """Take a slab out: its memory is free again."""
         del self._slabs[slab.key]
+        there = self._by_inode[slab.key.ino]
+        del there[slab.key]
+        if not there:
+            del self._by_inode[slab.key.ino]
         self._devices[slab.device].used_bytes -= slab.size_bytes
         self._devices[slab.device].index_bytes -= slab.index_bytes
         self._discharge(slab)
@@ -391,15 +398,15 @@ class Pool:
         Returns:
             For how many seconds not, by inode.
         """
-        now_s, found, kept = self._clock(), dict[int, float](), set[int]()
-        for slab in self._slabs.values():
-            ino = slab.key.ino
-            if not slab.evictable:
-                kept.add(ino)
-            found[ino] = min(found.get(ino, math.inf), now_s - slab.used_s)
-        return {
-            ino: idle_s for ino, idle_s in found.items() if idle_s >= idle_s_min and ino not in kept
-        }
+        idle = {ino: self.idle_s(ino) for ino in self._by_inode}
+        return {ino: idle_s for ino, idle_s in idle.items() if idle_s >= idle_s_min}
+
+    def idle_s(self, ino: int) -> float:
+        """Return for how many seconds no program had a file whose slabs may all leave; else -1."""
+        slabs = self._by_inode.get(ino, {}).values()
+        if not all(slab.evictable for slab in slabs):
+            return -1.0
+        return self._clock() - max((slab.used_s for slab in slabs), default=math.inf)
 
     # --- parts -----------------------------------------------------------------------------------
     def _evict(self, device: str, needed_bytes: int) -> list[SlabInfo]:

@@ -22,9 +22,14 @@ class MountOnDisk(Mount):
         return self.base.parent / "disk" / "state"
 
 
-def make_tmpfs(base: Path, size_bytes: int) -> None:
-    """Mount a file system in memory at `disk` below `base`; skip the test where that is refused."""
-    _mount(base, "-t", "tmpfs", "-o", f"size={size_bytes}", "memfs-test")
+def make_tmpfs(base: Path, size_bytes: int, inode_count: int = 0) -> None:
+    """Mount a file system in memory at `disk` below `base`; skip the test where that is refused.
+
+    Args:
+        inode_count: That it has; 0: without limit.
+    """
+    options = f"size={size_bytes},nr_inodes={inode_count}"
+    _mount(base, "-t", "tmpfs", "-o", options, "memfs-test")
 
 
 def make_ext4(base: Path, size_bytes: int) -> None:

@@ -219,3 +219,29 @@ def test_files_that_no_program_has_for_long_are_idle() -> None:
     assert pool.idle(60.0) == {}
     pool.publish(slab)
     assert pool.idle(0.0) == {used.key.ino: 10.0, idle.key.ino: 0.0}
+
+
+def test_a_file_that_is_to_expire_costs_no_look_at_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Thousands of files may be old at once: the server looked at all slabs for each of them."""
+    now_s, looks = 0.0, 0
+    pool = Pool([DeviceCapacity(A, 1000, admission_share=1.0)], lambda: now_s)
+    pool.measure(A, 1000)
+    for ino in range(100):
+        load(pool, ino, 1)
+        pool.publish(pool.begin(SlabKey(ino, 1, "float16"), A, 1, 50, pinned=False))
+
+    def look(slab: SlabInfo) -> bool:
+        nonlocal looks
+        looks += 1
+        return slab.queued and not slab.lease_count
+
+    monkeypatch.setattr(SlabInfo, "evictable", property(look))
+    now_s = 60.0
+    assert [pool.idle_s(ino) for ino in range(100)] == [60.0] * 100
+    assert looks == 200
+    for ino in range(100):
+        for slab in pool.of_inode(ino):
+            pool.remove(slab)
+    assert (len(pool), pool.idle(0.0), pool.idle_s(5)) == (0, {}, float("-inf"))

@@ -299,6 +299,57 @@ def test_the_kernel_forgets_all_where_too_much_waits() -> None:
     assert 2 <= len(names) <= 3
 
 
+def test_what_has_no_substitute_waits_however_much_waits() -> None:
+    """To forget all names forgets no pages, and tells nobody that an inode is not known."""
+    cache, recorder = KernelCache(waiting_count_max=2), Recorder()
+    recorder.go_on.clear()
+    with cache.told_by(recorder):
+        for number in range(5):
+            cache.forget_name(ROOT_INODE, b"%d" % number)
+        for ino in range(10, 15):
+            cache.forget_content(InodeNo(ino))
+            cache.forget_attributes(InodeNo(ino))
+        recorder.go_on.set()
+    told = [each for each in recorder.told if each[0] in ("pages", "attributes")]
+    assert sorted(told) == [
+        (kind, ino) for kind in ("attributes", "pages") for ino in range(10, 15)
+    ]
+
+
+def test_a_kernel_that_cannot_forget_all_is_told_each_name() -> None:
+    """It would believe those that it is not told of for a day."""
+    cache, recorder = KernelCache(waiting_count_max=2), Recorder()
+    recorder.can_forget_all = False
+    recorder.go_on.clear()
+    with cache.told_by(recorder):
+        for number in range(9):
+            cache.forget_name(ROOT_INODE, b"%d" % number)
+        recorder.go_on.set()
+    assert recorder.told == [("name", ROOT_INODE, b"%d" % number) for number in range(9)]
+
+
+def test_a_notice_that_waits_is_not_given_twice() -> None:
+    """A program that writes one file again and again, while the kernel is busy, fills no memory."""
+    cache, recorder = KernelCache(), Recorder()
+    recorder.go_on.clear()
+    with cache.told_by(recorder):
+        cache.forget_name(ROOT_INODE, b"first")
+        wait_for(lambda: not cache._patient.waiting_count, "the thread has taken the first one")
+        for _ in range(1000):
+            cache.forget_content(InodeNo(7))
+            cache.forget_name(ROOT_INODE, b"name")
+            # One that is being given may have been answered before this change.
+            cache.forget_name(ROOT_INODE, b"first")
+        assert cache._patient.waiting_count == 3
+        recorder.go_on.set()
+    assert recorder.told == [
+        ("name", ROOT_INODE, b"first"),
+        ("pages", 7),
+        ("name", ROOT_INODE, b"name"),
+        ("name", ROOT_INODE, b"first"),
+    ]
+
+
 def test_a_kernel_that_is_not_served_is_told_nothing() -> None:
     cache = KernelCache()
     cache.forget_name(ROOT_INODE, b"name")

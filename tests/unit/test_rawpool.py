@@ -15,11 +15,13 @@ import trio
 from memfs.config import MetadataConfig
 from memfs.content.rawpool import (
     CALM_S,
+    INODES_KEPT,
     INODES_SHARE_MAX,
     READY_COUNT_FIRST,
     REFILL_COUNT,
     RawPool,
 )
+from memfs.errors import NoSpaceError
 from memfs.filesystem.shared import with_raw_attributes
 from memfs.metadata.records import InodeFlags
 from memfs.metadata.sqlite.engine import SqliteEngine
@@ -306,3 +308,16 @@ def test_attributes_of_an_unsealed_file_come_from_its_raw_file_and_all_else_stay
         ctime_ns=max(inode.ctime_ns, status.st_ctime_ns),
     )
     world.release(file)
+
+
+def test_new_files_leave_the_last_inodes_to_those_that_leave(
+    engine: SqliteEngine, raw_store: RawStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch of files takes an inode for as long as it is written, and frees one for each file."""
+    pool = RawPool(engine, raw_store)
+    monkeypatch.setattr(raw_store, "free_inode_count", lambda: INODES_KEPT)
+    with pytest.raises(NoSpaceError, match="no inodes"):
+        pool.take()
+    monkeypatch.setattr(raw_store, "free_inode_count", lambda: INODES_KEPT + 1)
+    assert pool.take().raw
+    pool.close()

@@ -37,7 +37,8 @@ def clone(source: Path, target: Path, replace: bool, as_json: bool) -> None:
     Both files share the compressed form and the object in the store. A plain local file shares its
     blocks on file systems that can (XFS, btrfs), else it is copied. Either can be changed without
     the other. Mode, owner, times, xattrs and hard links within the tree are carried, pins are not.
-    The target must not exist; a tree gets its name when it is whole.
+    The target must not exist; a tree gets its name when it is whole. It is copied file by file: of
+    a tree that programs change meanwhile, memfs snapshot restore --to makes a copy of one instant.
     Stopped by Ctrl-C, running it again goes on from there.
     """  # noqa: D301 - \b is for click: keep the lines below as they are
     served = _mount_of(source)
