@@ -239,6 +239,7 @@ def test_a_schema_that_is_not_there_is_refused(postgres: Database) -> None:
     [
         ("bucket/prefix", "is no URL of an object store"),
         ("s3://", "is no URL of an object store"),
+        ("file://objects", "is no URL of an object store.*file:///DIRECTORY"),
         ("s3://me:secret@host/prefix", "may hold a secret"),
         ("s3://bucket/prefix?key=secret", "may hold a secret"),
     ],

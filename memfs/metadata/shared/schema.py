@@ -336,7 +336,8 @@ def _quoted(name: str) -> str:
 
 def _checked_store(url: str) -> str:
     scheme, separator, rest = url.partition("://")
-    if not separator or not scheme or not rest.strip("/"):
+    is_relative = scheme == "file" and not rest.startswith("/")
+    if not separator or not scheme or not rest.strip("/") or is_relative:
         raise UsageError(
             f"--store: {url!r} is no URL of an object store: write s3://BUCKET/PREFIX, "
             "gs://BUCKET/PREFIX, abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/PREFIX, or "
