@@ -349,3 +349,44 @@ async def test_reap_takes_everything_of_a_symlink(engine: Engine) -> None:
     await engine.reap([link.ino])
     with pytest.raises(StaleInodeError):
         await engine.read_link(link.ino)
+
+
+async def test_a_file_that_is_created_over_another_one_takes_its_name(engine: Engine) -> None:
+    former = await make_file(engine, b"file")
+    await make_file(engine, b"behind")
+    snap = (await engine.create_snapshot("then", NOW_NS)).snap
+    new = new_file(engine, NOW_NS + 7)._replace(xattrs=((b"user.a", b"1"),))
+    lost = await engine.create_over(ROOT_INODE, b"file", new)
+    assert (lost.ino, lost.nlink, lost.ctime_ns) == (former.ino, 0, NOW_NS + 7)
+    made = await engine.lookup(ROOT_INODE, b"file")
+    assert (made.ino, made.nlink, made.btime_ns) == (new.ino, 1, NOW_NS + 7)
+    assert await engine.get_path(new.ino) == b"/file"
+    assert await engine.get_xattr(new.ino, b"user.a") == b"1"
+    assert (await engine.get_inode(ROOT_INODE)).mtime_ns == NOW_NS + 7
+    assert await names_in(engine) == [b"file", b"behind"], "it keeps its place"
+    assert await engine.list_orphans(10) == [former.ino]
+    assert (await engine.lookup_at(snap, ROOT_INODE, b"file")).ino == former.ino
+    later = (await engine.create_snapshot("later", NOW_NS)).snap
+    await engine.reap([former.ino])
+    await engine.unlink(ROOT_INODE, b"file", NOW_NS + 8)
+    assert (await engine.lookup_at(snap, ROOT_INODE, b"file")).ino == former.ino
+    assert (await engine.lookup_at(later, ROOT_INODE, b"file")).ino == new.ino
+    assert engine.check() == []
+
+
+async def test_one_of_two_names_is_taken_and_a_directory_gives_way_to_no_file(
+    engine: Engine,
+) -> None:
+    former = await make_file(engine, b"file")
+    await engine.link(former.ino, ROOT_INODE, b"link", NOW_NS)
+    await make_directory(engine, b"directory")
+    lost = await engine.create_over(ROOT_INODE, b"file", new_file(engine))
+    assert (lost.ino, lost.nlink) == (former.ino, 1)
+    assert (await engine.lookup(ROOT_INODE, b"link")).ino == former.ino
+    with pytest.raises(IsADirectoryInodeError):
+        await engine.create_over(ROOT_INODE, b"directory", new_file(engine))
+    with pytest.raises(NotFoundError):
+        await engine.create_over(ROOT_INODE, b"missing", new_file(engine))
+    usage = await engine.usage()
+    assert (usage.inode_count, usage.raw_count) == (4, 2)
+    assert engine.check() == []
