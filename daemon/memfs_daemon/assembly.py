@@ -491,8 +491,12 @@ def assemble(
                 UserServer(
                     door.address,
                     {
-                        **UserQueryMethods(querying, door).methods(),
-                        **SmallFileMethods(filesystem, door, features).methods(),
+                        name: _confirmed(engine, method)
+                        for provider in (
+                            UserQueryMethods(querying, door),
+                            SmallFileMethods(filesystem, door, features),
+                        )
+                        for name, method in provider.methods().items()
                     },
                     METHODS,
                 ).run,
@@ -614,9 +618,9 @@ def _header_reader(config: HotConfig) -> HeaderReader | None:
 def _open_engine(
     state_dir: Path, config: Config, tell: Callable[[str], None], commits: Latencies
 ) -> tuple[SqliteEngine, Writer | None]:
+    if config.metadata.url is not None:
+        return _join(state_dir, config, tell, commits)
     try:
-        if config.metadata.url is not None:
-            return _join(state_dir, config, tell, commits)
         engine = SqliteEngine.open(
             state_dir,
             config.metadata,
@@ -625,10 +629,7 @@ def _open_engine(
             first_settings=SETTINGS_OF_NEW_STATE,
         )
     except UsageError as error:
-        code = ExitCode.STATE_UNUSABLE
-        if error.exit_code == ExitCode.NO_ANSWER:
-            code = ExitCode.NO_ANSWER
-        raise UsageError(str(error), code) from error
+        raise UsageError(str(error), ExitCode.STATE_UNUSABLE) from error
     return engine, None
 
 

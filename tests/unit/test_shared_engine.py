@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
+    from memfs.types import InodeNo
+
 LIMIT_S = 10.0
 SETTINGS = NodeSettings("a", LIMIT_S)
 QUIET = Limits(checkpoint_bytes=1 << 20, journal_bytes=1 << 20, reserve_bytes=1 << 16)
@@ -180,6 +182,48 @@ class TestChanges:
             assert database.seq == 1
             assert await names_in(engine) == [b"a"]
         engine.close()
+
+
+class TestConfirmed:
+    """Methods of sockets are answered once the database has what they have changed."""
+
+    async def test_work_that_changes_something_waits(
+        self, autojump_clock: trio.testing.MockClock, tmp_path: Path
+    ) -> None:
+        database = FakeDatabase()
+        engine = join(tmp_path / "state", database)
+        async with serving(engine):
+
+            async def change() -> InodeNo:
+                async with engine.change():
+                    return (await make_file(engine, b"a")).ino
+
+            database.latency_s = 3.0
+            ino = await engine.confirmed(change())
+            assert (await engine.get_inode(ino)).ino == ino
+            assert database.seq == 1
+            database.is_silent = True
+
+            async def change_again() -> None:
+                async with engine.change():
+                    await make_file(engine, b"b")
+
+            with pytest.raises(UnconfirmedError):
+                await engine.confirmed(change_again())
+        abandon(engine)
+
+    async def test_work_that_reads_does_not_wait_for_others(
+        self, autojump_clock: trio.testing.MockClock, tmp_path: Path
+    ) -> None:
+        database = FakeDatabase()
+        engine = join(tmp_path / "state", database)
+        async with serving(engine):
+            database.is_silent = True
+            async with engine.change():
+                await make_file(engine, b"a")
+            assert await engine.confirmed(names_in(engine)) == [b"a"]
+            assert trio.current_time() < 0.1
+        abandon(engine)
 
 
 class TestCutOff:

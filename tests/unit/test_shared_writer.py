@@ -346,6 +346,22 @@ class TestFenced:
 
 
 class TestEnd:
+    async def test_end_waits_for_nothing_that_need_not_wait(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        async with serving() as site:
+            site.add(shared=False)
+            await site.writer.finish()
+            assert site.database.seq == 1
+            assert trio.current_time() < LOCAL_S / 10
+
+    async def test_end_is_bounded(self, autojump_clock: trio.testing.MockClock) -> None:
+        async with serving() as site:
+            site.database.is_silent = True
+            site.add()
+            await site.writer.finish()
+            assert trio.current_time() == pytest.approx(LIMIT_S, abs=0.1)
+
     async def test_what_is_left_is_sent_without_a_task(
         self, autojump_clock: trio.testing.MockClock
     ) -> None:

@@ -196,17 +196,20 @@ class SharedEngine(SqliteEngine):
                 mount = session.check()
             except MetadataError as error:
                 raise UsageError(f"{connector.name}: {error}", ExitCode.NO_ANSWER) from error
-            engine = cls.open(
-                state_dir,
-                config,
-                now_ns,
-                limits,
-                None,
-                migration,
-                query,
-                first_settings,
-                shared=True,
-            )
+            try:
+                engine = cls.open(
+                    state_dir,
+                    config,
+                    now_ns,
+                    limits,
+                    None,
+                    migration,
+                    query,
+                    first_settings,
+                    shared=True,
+                )
+            except UsageError as error:
+                raise UsageError(str(error), ExitCode.STATE_UNUSABLE) from error
             stack.callback(SqliteEngine.close, engine)
             file = NodeFile(state_dir)
 

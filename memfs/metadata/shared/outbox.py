@@ -74,7 +74,7 @@ class Outbox:
         self.bytes = sum(len(each.payload) for each in self._entries)
         """Those of the entries in it."""
         self.added = Signal()
-        """Set for each entry that programs wait for, and when somebody asks for all of them."""
+        """Set for each entry that programs wait for, and at the end, when all are to go."""
         self._told = Signal()
         self._condition = threading.Condition()
         self.refusal: MetadataError | None = None

@@ -249,6 +249,8 @@ class Writer:
     async def finish(self) -> None:
         """Return once `run` has sent everything, is cut off, or has had the time for it."""
         outbox = self._outbox
+        # Also entries that nobody waits for go at once.
+        outbox.added.set()
         with contextlib.suppress(UnconfirmedError):
             await outbox.wait(outbox.number)
 
