@@ -230,7 +230,7 @@ def measure(mount: Mount, disk: Path, count: int) -> Iterator[tuple[str, Waits]]
 
     def run(*command: str) -> Waits:
         back = ["nice", "-n", str(-os.getpriority(os.PRIO_PROCESS, 0))]
-        words = [*back, sys.executable, "-m", "memfs_tools.main", *command]
+        words = [*back, sys.executable, "-m", "memfs_tools", *command]
         with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
             waits = prober.during(lambda: process.poll() is None)
             assert process.stderr is not None

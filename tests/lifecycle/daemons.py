@@ -52,7 +52,7 @@ def foreground(mount: Mount) -> Iterator[subprocess.Popen[bytes]]:
         manager.settimeout(COMMAND_TIMEOUT_S)
         daemon = subprocess.Popen(
             [
-                *(sys.executable, "-m", "memfs_tools.main", "mount", "--foreground"),
+                *(sys.executable, "-m", "memfs_tools", "mount", "--foreground"),
                 *("--driver", mount.driver, "--state", mount.state, mount.root),
             ],
             stdin=subprocess.DEVNULL,

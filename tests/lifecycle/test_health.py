@@ -189,7 +189,7 @@ def test_metrics_go_to_a_collector_once_or_again_and_again(mount: Mount) -> None
             Mine.status = 200
             Mine.got.clear()
             words = ["metrics", "--otlp", url, "--every", "1s", str(mount.root)]
-            with subprocess.Popen([sys.executable, "-m", "memfs_tools.main", *words]) as process:
+            with subprocess.Popen([sys.executable, "-m", "memfs_tools", *words]) as process:
                 try:
                     wait_for(lambda: len(Mine.got) >= 2, "two requests")
                     process.send_signal(signal.SIGINT)

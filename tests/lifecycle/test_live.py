@@ -135,7 +135,7 @@ def test_scripts_get_lines(started: Mount) -> None:
 
 @pytest.mark.parametrize("command", [["top", "--interval"], ["status", "--watch"]])
 def test_lines_of_json_come_until_nobody_reads_them(started: Mount, command: list[str]) -> None:
-    words = [sys.executable, "-m", "memfs_tools.main", *command, "0.1", "--json"]
+    words = [sys.executable, "-m", "memfs_tools", *command, "0.1", "--json"]
     with subprocess.Popen([*words, started.root], stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None

@@ -87,7 +87,7 @@ def run(base: Path, prepare: str, script: str) -> list[str]:
     programs = base / "programs"
     programs.mkdir()
     memfs = programs / "memfs"
-    memfs.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m memfs_tools.main "$@"\n')
+    memfs.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m memfs_tools "$@"\n')
     memfs.chmod(0o755)
     helper = str(REPOSITORY / "systemd/mount.memfs")
     python = sys.executable

@@ -75,7 +75,7 @@ class Server:
 @contextlib.contextmanager
 def serving(mount: Mount, *options: str | Path) -> Iterator[Server]:
     with subprocess.Popen(
-        [sys.executable, "-m", "memfs_tools.main", "web", *options, mount.root],
+        [sys.executable, "-m", "memfs_tools", "web", *options, mount.root],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,

@@ -177,7 +177,7 @@ def test_a_job_that_is_not_known_is_told_by_its_code(mount: Mount) -> None:
 def test_the_command_takes_trees_and_goes_on_where_it_was(mount: Mount, place: Path) -> None:
     files = make_remote(place, 12)
     listed = "\n".join(map(str, files[:5]))
-    command = [sys.executable, "-m", "memfs_tools.main", "prefetch", "--json", "--from-file", "-"]
+    command = [sys.executable, "-m", "memfs_tools", "prefetch", "--json", "--from-file", "-"]
     done = subprocess.run(command, input=listed, capture_output=True, text=True, check=True)
     first = json.loads(done.stdout)
     assert (first["done_count"], first["fetched_bytes"]) == (5, 5 * FILE_BYTES)
@@ -196,7 +196,7 @@ def test_an_interrupted_command_leaves_what_was_fetched(
     directory = mount.root / "data"
     directory.mkdir()
     files = make_remote(directory, 12)
-    command = [sys.executable, "-m", "memfs_tools.main", "prefetch", str(directory)]
+    command = [sys.executable, "-m", "memfs_tools", "prefetch", str(directory)]
     with subprocess.Popen(
         command,
         stderr=subprocess.PIPE,

@@ -384,3 +384,30 @@ def test_ctrl_c_while_a_command_imports_ends_it_quietly(module: str) -> None:
         timeout=60,
     )
     assert (done.returncode, done.stdout, done.stderr.strip()) == (130, "", "")
+
+
+_RUN = re.compile(r"-m(?:\"?,\s*\"|\s+)((?:memfs|memfs_daemon|memfs_tools|tests)(?:\.\w+)*)\b")
+
+
+def test_every_module_that_is_run_can_be_run() -> None:
+    """One without a part for that ends with 0, and has done nothing."""
+    root = Path(__file__).parents[2]
+    sources = ("memfs", "daemon/memfs_daemon", "tools", "tests", "systemd", ".ci", "docs")
+    found: dict[str, Path] = {}
+    for folder in sources:
+        for path in sorted((root / folder).rglob("*")):
+            if path.suffix in ("", ".py", ".sh", ".md", ".service") and path.is_file():
+                for name in _RUN.findall(path.read_text(encoding="utf-8", errors="replace")):
+                    found.setdefault(name, path)
+    assert "memfs_tools" in found
+    assert [(name, path) for name, path in found.items() if not _runs(root, name)] == []
+
+
+def _runs(root: Path, name: str) -> bool:
+    top, *below = name.split(".")
+    start = {"memfs_daemon": root / "daemon", "memfs_tools": root / "tools"}.get(top, root)
+    place = start.joinpath(top, *below)
+    if place.is_dir():
+        return (place / "__main__.py").exists()
+    module = place.with_suffix(".py")
+    return module.exists() and 'if __name__ == "__main__":' in module.read_text()
