@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import stat
@@ -16,6 +17,7 @@ from memfs.errors import ObjectChangedError, ObjectTakenError, StoreError
 from memfs.stores.directory_publishing import DirectoryPublicStore
 from memfs.stores.publishing import PublicAttributes
 from memfs.stores.remote import open_public_store, open_source
+from tests.servers.guarded_gcs import running_guarded_gcs
 from tests.servers.process import READY
 
 if TYPE_CHECKING:
@@ -28,11 +30,9 @@ if TYPE_CHECKING:
 KINDS = ("seaweedfs", "moto", "gcs", "azure", "file", "memory")
 SERVERS = {"seaweedfs": "s3_server", "moto": "moto_server"}
 SCHEMES = {"seaweedfs": "s3", "moto": "s3", "gcs": "gs", "azure": "abfs"}
-WITHOUT_CONDITIONS_OF_PARTS = ("gcs",)
-"""Servers of tests that ignore them where parts are put together; Google's does not. The other
-emulator of PyPI, gcp-storage-emulator, knows no conditions at all."""
-WITHOUT_IF_MATCH_OF_PARTS = ("moto", "gcs")
-"""Those that ignore If-Match there; SeaweedFS and Azurite heed both."""
+WITHOUT_IF_MATCH_OF_PARTS = ("moto",)
+"""Servers that ignore If-Match where parts are put together; SeaweedFS and Azurite do not. No
+emulator of Google's heeds conditions there: `running_guarded_gcs` does so before one."""
 LARGE = os.urandom(5 << 20) + b"and a part of its own"
 
 
@@ -107,9 +107,14 @@ def open_again(place: Place) -> PublicStore:
 @asynccontextmanager
 async def opened(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
     options: dict[str, object] = {}
+    stack = contextlib.ExitStack()
     if kind in SCHEMES:
         server: Any = request.getfixturevalue(SERVERS.get(kind, f"{kind}_server"))
         url, options = f"{SCHEMES[kind]}://{READY}/{tmp_path.name}", server.options
+        if kind == "gcs":
+            guarded = stack.enter_context(running_guarded_gcs(server))
+            guarded.takes_all = True
+            options = {**options, "endpoint_url": guarded.endpoint_url}
     elif kind == "file":
         (tmp_path / "there").mkdir()
         url = f"file://{tmp_path}/there"
@@ -124,6 +129,7 @@ async def opened(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> A
         yield Place(kind, store, [], options)
     finally:
         await store.aclose()
+        stack.close()
 
 
 @pytest.fixture(params=KINDS)
@@ -168,8 +174,6 @@ async def test_an_object_is_replaced_and_removed_only_while_it_is_known(place: P
 async def test_a_large_object_is_sent_in_parts_on_the_same_conditions(place: Place) -> None:
     etag = await place.put("large", LARGE)
     assert await place.get("large") == LARGE
-    if place.kind in WITHOUT_CONDITIONS_OF_PARTS:
-        return
     with pytest.raises(ObjectTakenError):
         await place.put("large", LARGE[::-1])
     if place.kind in WITHOUT_IF_MATCH_OF_PARTS:
@@ -222,8 +226,6 @@ async def test_what_appears_while_an_object_is_sent_stays(
     kind: str, data: bytes, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     """By the condition of the last request, and not by a look before the first one."""
-    if data is LARGE and kind in WITHOUT_CONDITIONS_OF_PARTS:
-        pytest.skip("this server takes no conditions where parts are put together")
     async with opened(kind, request, tmp_path) as place:
         other = open_again(place)
         source = Bytes(data)

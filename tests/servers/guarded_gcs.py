@@ -1,7 +1,9 @@
-"""A server of Google Cloud Storage that asks for credentials, for tests.
+"""A server of Google Cloud Storage that asks for credentials and heeds conditions, for tests.
 
 It stands before fake-gcs-server, which takes everybody, and gives access tokens for the keys of
-service accounts. It checks no signatures: a key is known by its id.
+service accounts. It checks no signatures: a key is known by its id. A resumable upload with
+ifGenerationMatch ends with 412 where another generation is there by then ("Request preconditions"
+of Google's documentation), which fake-gcs-server passes over.
 """
 
 from __future__ import annotations
@@ -11,9 +13,10 @@ import contextlib
 import http.client
 import json
 import threading
+import urllib.error
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 from tests.waiting import join
 
@@ -42,6 +45,10 @@ class GuardedGcs:
         """What a request with another token is answered with."""
         self.token_count = 0
         """Tokens that were given."""
+        self.takes_all = False
+        """True: nobody is asked for a token."""
+        self.conditions: dict[str, tuple[str, str]] = {}
+        """Path of the object, and the generation that is to be there, by id of the upload."""
 
     def write_key(self, path: Path, key_id: str) -> None:
         """Write the file of a service account with a key, in one step."""
@@ -78,8 +85,32 @@ class GuardedGcs:
 
     def takes(self, authorization: str) -> bool:
         """Return whether a request with this header is let through."""
+        if self.takes_all:
+            return True
         kind, _, token = authorization.partition(" ")
         return kind == "Bearer" and token.removeprefix("of-") in self.key_ids
+
+    def note_upload(self, path: str, body: bytes, location: str) -> None:
+        """Remember the condition of a resumable upload that begins."""
+        query = parse_qs(urlsplit(path).query)
+        if query.get("uploadType") == ["resumable"] and "ifGenerationMatch" in query:
+            name = query["name"][0] if "name" in query else json.loads(body)["name"]
+            bucket = urlsplit(path).path.removeprefix("/upload")
+            upload_id = parse_qs(urlsplit(location).query)["upload_id"][0]
+            wanted = query["ifGenerationMatch"][0]
+            self.conditions[upload_id] = f"{bucket}/{quote(name, safe='')}", wanted
+
+    def is_refused(self, path: str, content_range: str) -> bool:
+        """Return whether the last part of an upload comes too late."""
+        upload_id = parse_qs(urlsplit(path).query).get("upload_id", [""])[0]
+        if upload_id not in self.conditions or content_range.endswith("/*"):
+            return False
+        path, wanted = self.conditions[upload_id]
+        try:
+            there = str(json.loads(self.inner.request("GET", path))["generation"])
+        except urllib.error.HTTPError:
+            there = "0"
+        return there != wanted
 
 
 @contextlib.contextmanager
@@ -129,6 +160,9 @@ class _Handler(BaseHTTPRequestHandler):
         elif not self.guarded.takes(self.headers.get("Authorization", "")):
             refusal = {"error": {"code": self.guarded.refusal, "message": "Invalid Credentials"}}
             self._send(self.guarded.refusal, json.dumps(refusal).encode())
+        elif self.guarded.is_refused(self.path, self.headers.get("Content-Range", "/*")):
+            refusal = {"error": {"code": 412, "message": "conditionNotMet"}}
+            self._send(412, json.dumps(refusal).encode())
         else:
             self._pass_on(body)
 
@@ -153,6 +187,8 @@ class _Handler(BaseHTTPRequestHandler):
             connection.request(self.command, self.path, body, headers | {"Host": place.netloc})
             answer = connection.getresponse()
             data = answer.read()
+        if location := answer.getheader("Location"):
+            self.guarded.note_upload(self.path, body, location)
         self._send(answer.status, data, dict(answer.getheaders()))
 
     def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
