@@ -51,7 +51,6 @@ from memfs.exports.description import (
     root_of,
 )
 from memfs.exports.integrity import Integrity
-from memfs.exports.mount_facts import facts_of
 from memfs.exports.naming import NamedObjects
 from memfs.exports.notes import (
     LOST_SETTING,
@@ -63,10 +62,16 @@ from memfs.exports.notes import (
     load_notes,
 )
 from memfs.exports.objects import read_description, read_done, seal_file
+from memfs.exports.places import StoreAddress
+from memfs.metadata.records import IndexState
+from memfs.metadata.store_record import recall_store
 from memfs.moves.coding import key_of
+from memfs.moves.publish_tokens import sender_of
+from memfs.placement.resident import POOLS_SETTING
 from memfs.signals import Signal
 from memfs.stores.digesting import digest_file
 from memfs.types import FormKind, SnapshotId
+from memfs.urls import url_without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -468,7 +473,7 @@ class Exporter:
         # Blobs may have come since the snapshot; nothing in the parts is younger than this.
         next_id = int(self._engine.reserve_blob())
         parts = tuple(found[at] for at in sorted(found))
-        facts = await facts_of(self._parts)
+        pools = (await self._engine.get_setting(POOLS_SETTING) or b"{}").decode()
         return Description(
             self._engine.state_id,
             note.snap,
@@ -476,12 +481,17 @@ class Exporter:
             next_id,
             **counts,
             parts=parts,
+            pools=pools,
+            stores=await self._stores(),
             sources=tuple(sources),
-            pools=facts.pools,
-            stores=facts.stores,
-            indexes=facts.indexes,
-            life=facts.life,
+            indexes=self._indexes(),
+            life=(await sender_of(self._engine)).number,
         )
+
+    def _indexes(self) -> tuple[str, ...]:
+        """Return what has an index that is to stay."""
+        indexes = self._engine.field_indexes()
+        return tuple(each.field for each in indexes if each.state is not IndexState.LEAVING)
 
     async def _waiting(self, sources: Sequence[Source]) -> set[SourceId]:
         """Return the sources that have directories which are listed on demand."""
@@ -492,6 +502,19 @@ class Exporter:
             if await engine.find_directory(source.source, b"") is not None
             or await engine.list_directories(source.source, b"", 1)
         }
+
+    async def _stores(self) -> tuple[StoreAddress, ...]:
+        """Return where the named stores are: those in use, and those that have objects yet."""
+        parts, configured = self._parts, self._parts.config.stores
+        found = []
+        for name in sorted({*configured, *await parts.engine.list_stores()}):
+            if (named := configured.get(name)) is not None:
+                key = key_of(parts, FormKind.REMOTE, name)
+                key_id = "" if key is None else key.id.hex()
+                found.append(StoreAddress.of(name, named, key_id))
+            elif known := await recall_store(parts.engine, name):
+                found.append(StoreAddress(name, url_without_secrets(known)))
+        return tuple(found)
 
     async def _take_part(
         self,

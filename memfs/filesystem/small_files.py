@@ -37,7 +37,7 @@ from memfs.namespace import acl
 from memfs.namespace.permissions import READ, SEARCH, WRITE, Credentials, permits
 from memfs.stores.disk import translate_error
 from memfs.traces.access_log import Operation
-from memfs.types import BLOCK_BYTES, NAME_BYTES_MAX, Tier
+from memfs.types import NAME_BYTES_MAX, Tier
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -118,13 +118,8 @@ class _Made(NamedTuple):
     """A file that has got its name."""
 
     ready: _Ready
-    former: Inode | None = None
+    former: Inode | None
     """What has lost the name to it, as it is without."""
-    is_name_told: bool = False
-    """The kernel has nothing of the name: it was told of it for the former file, and has not asked
-    since."""
-    is_gone: bool = False
-    """The former file was deleted: nobody could have it open, and the kernel knew nothing of it."""
 
 
 @dataclass(slots=True)
@@ -220,15 +215,15 @@ class SmallFiles(TreeChanges):
         journal, where each would wait for both by itself.
         """
         inodes = []
-        for made in done.made:
+        for each, _ in done.made:
             # One that was replaced or removed meanwhile was there.
             with contextlib.suppress(StaleInodeError):
-                inodes.append(await self._engine.get_inode(made.ready.new.ino))
+                inodes.append(await self._engine.get_inode(each.new.ino))
         refused = await self._file_syncs.make_durable(inodes)
         self._move_parts.faults.reach("put.synced")
-        for made in done.made:
-            if made.ready.new.ino in refused:
-                done.mtimes_ns[made.ready.number] = 0
+        for each, _ in done.made:
+            if each.new.ino in refused:
+                done.mtimes_ns[each.number] = 0
 
     async def _prepared(
         self,
@@ -267,47 +262,33 @@ class SmallFiles(TreeChanges):
         faults.reach("put.written")
         made: list[_Made] = []
         left: list[RawId] = []
-        engine, untold, gates = self._engine, self._untold, self._open_table.gates
-        gone: list[InodeNo] = []
+        engine = self._engine
         try:
             async with engine.change():
                 for each, content in zip(ready, written, strict=True):
-                    parent, name = each.parent.ino, each.name
+                    former = None
+                    found = await engine.find(each.parent.ino, each.name)
+                    if found is not None:
+                        if not replace or not self._may_replace(client, each.parent, found):
+                            left.append(each.new.raw)
+                            continue
+                        now_ns = self._now_ns()
+                        former = await engine.unlink(each.parent.ino, each.name, now_ns)
+                        # As with rename(2): its bytes must not be later on the disk than its name.
+                        self._syncer.add(each.new.raw)
                     xattrs = each.new.xattrs + files[each.number].xattrs
                     new = each.new._replace(xattrs=xattrs, written=content)
-                    found = await engine.find(parent, name)
-                    if found is None:
-                        await engine.create(parent, name, new)
-                        made.append(_Made(each))
-                    elif replace and self._may_replace(client, each.parent, found):
-                        # As with rename(2): its bytes must not be later on the disk than its name.
-                        self._syncer.add(new.raw)
-                        former = await engine.create_over(parent, name, new)
-                        is_told = untold.get(former.ino, False)
-                        is_unheld = not former.nlink and former.ino in untold
-                        if is_unheld and gates.try_enter(former.ino):
-                            gone.append(former.ino)
-                        else:
-                            is_unheld = False
-                        made.append(_Made(each, former, is_told, is_unheld))
-                    else:
-                        left.append(new.raw)
-                        continue
+                    await engine.create(each.parent.ino, each.name, new)
                     self._traffic.user_write_count += len(files[each.number].xattrs)
                     if pin is not None:
                         await engine.set_pin(new.ino, pin)
+                    made.append(_Made(each, former))
                     done.mtimes_ns[each.number] = content.mtime_ns
-                for ino in gone:
-                    await self._vanish(ino)
-                await engine.reap(gone)
         except BaseException:
             for each in ready:
                 done.mtimes_ns.pop(each.number, None)
                 self._doubt_raw(each.new.ino, each.new.raw)
             raise
-        finally:
-            for ino in gone:
-                gates.exit(ino)
         done.made += made
         faults.reach("put.recorded")
         self._note_made(made, pin)
@@ -364,10 +345,10 @@ class SmallFiles(TreeChanges):
         """
         activity, time_ns, untold = self._activity, self._now_ns(), self._untold
         names: dict[InodeNo, list[bytes]] = {}
-        for each, _former, is_name_told, _is_gone in done.made:
+        for each, former in done.made:
             ino = each.new.ino
             changed = names.setdefault(each.parent.ino, [])
-            if not is_name_told:
+            if former is None or not untold.get(former.ino):
                 changed.append(each.name)
             size = len(files[each.number].content)
             activity.programs.note_open(client.pid, client.uid, size, time_ns, writing=True)
@@ -377,19 +358,24 @@ class SmallFiles(TreeChanges):
         self._kernel_cache.forget_names(names)
         for parent in names:
             self.invalidations.note_inode(parent, Aspect.ATTRIBUTES)
-        for _, former, _, is_gone in done.made:
-            if is_gone and former is not None:
-                activity.changes.note(former.ino)
-                activity.note_freed(former.blocks * BLOCK_BYTES)
-            elif former is not None:
-                self._leave(former)
-        raws = [made.ready.new.raw for made in done.made]
+        for _, former in done.made:
+            if former is not None:
+                self._let_former_go(former)
+        raws = [each.new.raw for each, _ in done.made]
         await trio.to_thread.run_sync(self._raw_store.settle, raws, limiter=self._threads)
         await self._kernel_cache.wait_told()
-        for made in done.made:
-            ino = made.ready.new.ino
-            if ino in untold:
-                untold[ino] = True
+        for each, _ in done.made:
+            if each.new.ino in untold:
+                untold[each.new.ino] = True
+
+    def _let_former_go(self, former: Inode) -> None:
+        if former.nlink or former.ino not in self._untold:
+            self._leave(former)
+            return
+        # Nobody can have it open, and the kernel has no names or attributes of it.
+        self._activity.changes.note(former.ino)
+        self._note_orphan(former, promptly=False)
+        self.forget([former.ino])
 
     # --- reading ---------------------------------------------------------------------------------
     async def get_small(

@@ -84,23 +84,6 @@ class Namespace(Changes, Protocol):
         """
         ...
 
-    async def create_over(self, parent: InodeNo, name: bytes, new: NewInode) -> Inode:
-        """Create an inode that takes a name from another one; as `unlink` and `create` in one.
-
-        Args:
-            parent: A directory.
-            name: In it; keeps its place in listings.
-            new: No directory.
-
-        Returns:
-            What had the name, after it.
-
-        Raises:
-            NotFoundError: No such name, or `parent` was removed.
-            IsADirectoryInodeError: A directory has the name.
-        """
-        ...
-
     async def create_orphan(self, new: NewInode) -> Inode:
         """Create an inode without a name, nlink 0, of any type but a directory (O_TMPFILE).
 

@@ -178,19 +178,6 @@ class SnapshotMachine(EngineMachine):
 
         self.both(self.engine.create(where, name, new), create)
 
-    @rule(index=INDEXES, stocked=st.booleans())
-    def create_over(self, index: int, stocked: bool) -> None:
-        """By a number that may be older than snapshots that show what has the name."""
-        where, name = self.pick_entry(index)
-        ino, raw = self.stocked.pop() if stocked and self.stocked else self.engine.reserve_ids()
-        new = NewInode(InodeNo(ino), stat.S_IFREG | 0o600, 1, 1, NOW_NS, raw=raw)
-
-        def over() -> None:
-            self.model.unlink(where, name)
-            self.model.create(where, name, ino, directory=False)
-
-        self.both(self.engine.create_over(where, name, new), over)
-
     @rule(parent=INDEXES, name=NAMES, text=st.binary(min_size=1, max_size=9))
     def symlink(self, parent: int, name: bytes, text: bytes) -> None:
         where = self.pick(parent)

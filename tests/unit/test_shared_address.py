@@ -6,6 +6,7 @@ import socket
 from typing import TYPE_CHECKING
 
 import pytest
+from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict
 
 from memfs.errors import UsageError
@@ -83,6 +84,15 @@ def test_what_is_refused_is_not_shown(url: str) -> None:
 def test_a_password_in_a_url_is_refused_with_the_ways_to_give_one() -> None:
     with pytest.raises(UsageError, match=r"PGPASSFILE.*service=NAME.*credential:NAME"):
         Address.parse(f"postgresql://u:{SECRET}@h/d")
+
+
+def test_a_libpq_that_cannot_hold_a_password_back_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """That of the system is taken where psycopg has no own one."""
+    monkeypatch.setattr(pq, "version", lambda: 150_018)
+    with pytest.raises(UsageError, match=r"libpq 15 is too old.*memfs-tiers\[postgresql\]"):
+        Address.parse("postgresql://h/d")
 
 
 @pytest.mark.parametrize("wanted", ["any", "standby", "read-only", "prefer-standby"])

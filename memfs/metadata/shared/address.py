@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 SETTING = "metadata.url"
 """The key of the configuration, for messages."""
 
+LIBPQ_VERSION_MIN = 160_000
+"""16 has `require_auth`. The binary wheel of psycopg brings a newer one; without it psycopg takes
+that of the system."""
+
 _SCHEMES = ("postgresql://", "postgres://")
 _FORM = "write postgresql://USER@HOST[:PORT]/DATABASE[?OPTION=VALUE&...]"
 _REMEDY = (
@@ -96,8 +100,13 @@ class Address:
 
         Raises:
             UsageError: It is no such URL, has a secret in it, or asks for a server that takes no
-                changes.
+                changes; or libpq is too old.
         """
+        if pq.version() < LIBPQ_VERSION_MIN:
+            raise UsageError(
+                f"PostgreSQL: libpq {pq.version() // 10_000} is too old, it has to be "
+                f"{LIBPQ_VERSION_MIN // 10_000} or newer; pip install 'memfs-tiers[postgresql]'"
+            )
         if not url.startswith(_SCHEMES):
             raise UsageError(f"{SETTING}: not a URL of PostgreSQL; {_FORM}")
         try:

@@ -146,21 +146,6 @@ class Namespace(Rows):
         self._set_links(directory, nlink, new.now_ns, new.now_ns)
         return inode
 
-    async def create_over(self, parent: InodeNo, name: bytes, new: NewInode) -> Inode:
-        self._begin_change(grows=True)
-        directory = self._living_directory(parent)
-        cookie, former = self._dentry(parent, name)
-        if is_directory(former):
-            raise IsADirectoryInodeError(f"{name!r} in directory {parent} is a directory")
-        self._save_dentry(parent, cookie, name, former.ino)
-        self._write(POINT_DENTRY, (new.ino, parent, cookie))
-        self._insert_inode(new, 1)
-        self._set_links(directory, directory.nlink, new.now_ns, new.now_ns)
-        ctime_ns = _later(former, new.now_ns)
-        after = self._set_links(former, former.nlink - 1, former.mtime_ns, ctime_ns)
-        self._note_gone(after)
-        return after
-
     async def create_orphan(self, new: NewInode) -> Inode:
         self._begin_change(grows=True)
         return self._insert_inode(new, 0)
