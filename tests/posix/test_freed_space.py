@@ -45,6 +45,18 @@ def test_space_of_a_removed_file_is_given_back_at_once(
     assert (mount.root / "big").read_bytes() == b"y"
 
 
+def test_space_of_a_large_file_that_another_one_replaced_is_given_back_soon(
+    driver: str, mount_factory: MountFactory
+) -> None:
+    """The rename does not wait for the bytes of the new one, and the mover does at once."""
+    mount = mount_factory(driver, config=_SLOW_ROUNDS)
+    for _ in range(3):
+        (mount.root / "new").write_bytes(b"x" * SIZE_BYTES)
+        (mount.root / "new").rename(mount.root / "big")
+        wait_for(lambda: raw_bytes(mount.state) < 2 * SIZE_BYTES, "the former file takes space")
+    assert (mount.root / "big").stat().st_size == SIZE_BYTES
+
+
 def test_space_is_kept_while_a_handle_is_open_and_given_back_at_its_close(
     driver: str, mount_factory: MountFactory
 ) -> None:
