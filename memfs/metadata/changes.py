@@ -23,7 +23,8 @@ class Changes(Protocol):
                 single mutation does.
 
         Raises:
-            NoSpaceError, MetadataError: At the end; as `commit`.
+            NoSpaceError, MetadataError: At the end; as `commit`, but no UnconfirmedError: nothing
+                of the step may be undone for that, so only who answers somebody hears of it.
         """
         ...
 

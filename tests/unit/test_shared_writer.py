@@ -54,6 +54,7 @@ class Site:
         )
         self.refusals: list[str | None] = []
         self.durable = 0
+        self.is_broken = False
         self.epochs: list[tuple[int, int]] = []
         self.points: list[str] = []
         self.sequence = 0
@@ -67,13 +68,18 @@ class Site:
             Node(1, "a", "postgresql://db"),
             self.outbox,
             self.database.connect,
-            translate,
+            self._translate,
             self.epochs.append,
             lambda: self.durable,
             self._refuse,
             random.Random(seed),
             self.points.append,
         )
+
+    def _translate(self, records: Iterable[Record]) -> list[Statement]:
+        if self.is_broken:
+            raise KeyError(7)
+        return translate(records)
 
     def _refuse(self, refusal: MetadataError | None) -> None:
         self.refusals.append(None if refusal is None else str(refusal))
@@ -277,6 +283,24 @@ class TestCutOff:
             assert len(site.refusals) == 1
             site.database.start()
             await trio.sleep(10)
+            assert site.refusals[-1] is None
+
+    async def test_change_that_a_defect_keeps_back_cuts_the_node_off(
+        self, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """What comes after it could not be sent either: it would pile up."""
+        site = Site()
+        site.is_broken = True
+        async with serving(site):
+            with pytest.raises(UnconfirmedError):
+                await site.outbox.wait(site.add())
+            await trio.sleep(60)
+            assert "is a defect of memfs" in str(site.refusals[0])
+            assert caplog.text.count("Traceback") == 1
+            # As after a start with a version that can send it.
+            site.is_broken = False
+            await trio.sleep(10)
+            assert site.told() == [1]
             assert site.refusals[-1] is None
 
     async def test_short_outage_is_only_a_wait(

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import trio
 
 from memfs.backoff import Backoff
+from memfs.defects import as_failure
 from memfs.errors import (
     DatabaseError,
     DisconnectedError,
@@ -204,6 +205,8 @@ class Writer:
         self._cut_off_since: float | None = None
         self._reason: str | None = None
         self._fence: FencedError | None = None
+        self._defect: tuple[str, MemfsError | OSError] | None = None
+        """The last failure, by what it looks like."""
         self._trimmed = 0
         self._trimmed_s = float("-inf")
         self._group_count = self._entry_count = 0
@@ -287,8 +290,9 @@ class Writer:
                 await work(self._session)
             except FencedError as error:
                 self._note_fence(error)
-            except MemfsError as error:
-                self._note_failure(error)
+            except Exception as error:
+                # A defect as well cuts the node off after a while, and a later version may send it.
+                self._note_failure(self._failure_of(error))
                 pause_s = backoff.fail()
             else:
                 return
@@ -459,7 +463,16 @@ class Writer:
             f"{': ' + self._reason if self._reason else ''}"
         )
 
-    def _note_failure(self, error: MemfsError) -> None:
+    def _failure_of(self, error: Exception) -> MemfsError | OSError:
+        """Return an error as the reason why the database has not answered."""
+        known = self._defect
+        if known is None or known[0] != repr(error):
+            # It comes again every few seconds, and is logged once.
+            failure = as_failure(error, f"changes for {self._node.database}")
+            known = self._defect = repr(error), failure
+        return known[1]
+
+    def _note_failure(self, error: MemfsError | OSError) -> None:
         reason = str(error)
         if reason != self._reason:
             log.info("%s: %s", self._node.database, reason)
