@@ -11,12 +11,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.namespaces import in_namespace
+
 REPOSITORY = Path(__file__).parents[1]
 
 IN_NAMESPACE = """
-# The copies of mounts of tests beside this one would keep their daemons.
-umount --all --lazy --types fuse.memfs || true
-set -e
 mount -t tmpfs -o mode=0755 none "$1"
 mknod -m 0666 "$1/fuse" c 10 229
 mount --bind "$1/fuse" /dev/fuse
@@ -36,9 +35,9 @@ exec setpriv --reuid=65534 --regid=65534 --clear-groups "$2" -c "$3" "$1/base"
 
 def run(directory: Path, code: str) -> subprocess.CompletedProcess[str]:
     """Run a program as nobody in a directory of its own, which is its first argument."""
-    shell = ["unshare", "--mount", "sh", "-c", IN_NAMESPACE, "sh"]
+    words = (directory, sys.executable, code, _closed_to_others(), sys.base_prefix)
     return subprocess.run(
-        [*shell, str(directory), sys.executable, code, _closed_to_others(), sys.base_prefix],
+        in_namespace(IN_NAMESPACE, *words),
         capture_output=True,
         text=True,
         check=False,

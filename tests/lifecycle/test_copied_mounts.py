@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -16,6 +15,7 @@ from memfs.exit_codes import ExitCode
 from memfs.linux.mounts import list_mounts
 from memfs.linux.namespaces import list_residents
 from tests.lifecycle.daemons import END_S, foreground, memfs, refused
+from tests.namespaces import in_namespace
 from tests.waiting import wait_for
 from tests.warm import COMMAND_TIMEOUT_S
 
@@ -26,21 +26,11 @@ if TYPE_CHECKING:
 
 CONNECTIONS = "/sys/fs/fuse/connections"
 
-HOLD = r"""
-# The copies of mounts of tests beside this one would keep their daemons: they go at once.
-while read -r _ _ _ _ mountpoint _ rest; do
-    case $rest in
-    *"- fuse.memfs "*) [ "$mountpoint" = "$1" ] || umount --lazy "$mountpoint" ;;
-    esac
-done < /proc/self/mountinfo
-echo
-exec cat > /dev/null
-"""
+HOLD = "echo; exec cat > /dev/null"
 
 pytestmark = [
     pytest.mark.mount,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for a mount namespace"),
-    pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare"),
 ]
 
 
@@ -48,10 +38,7 @@ pytestmark = [
 def copied(mount: Mount) -> Iterator[int]:
     """Have a copy of all mounts in a namespace of its own; yields the process that is in it."""
     held = subprocess.Popen(
-        [
-            *("unshare", "--mount", "--propagation", "private"),
-            *("sh", "-euc", HOLD, "sh", mount.root),
-        ],
+        in_namespace(HOLD, keep=mount.root),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )

@@ -19,6 +19,7 @@ import pytest
 from memfs_daemon.kernel.probe import probe as probe_kernel
 from memfs_daemon.pyfuse3.probe import probe as probe_pyfuse3
 from tests import scratch
+from tests.namespaces import in_namespace, need_namespaces
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,13 +32,7 @@ CANNOT_RUN = 77
 pytestmark = [
     pytest.mark.mount,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for a mount namespace"),
-    pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare"),
 ]
-
-LEAVE_OTHERS = """
-# The copies of mounts of tests beside this one would keep their daemons.
-umount --all --lazy --types fuse.memfs || true
-"""
 
 AS_NOBODY = """
 mount -t tmpfs -o mode=0755 none devices
@@ -70,8 +65,7 @@ eval "$1"
 
 @pytest.fixture
 def base(scratch_area: scratch.Scratch) -> Iterator[Path]:
-    if subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode:
-        pytest.skip("mount namespaces are not allowed here")
+    need_namespaces()
     directory = scratch_area.directory("namespace")
     (directory / "devices").mkdir()
     # Daemons and mounts end with the namespace's last process, which may be a daemon left over.
@@ -92,7 +86,7 @@ def run(base: Path, prepare: str, script: str) -> list[str]:
     helper = str(REPOSITORY / "systemd/mount.memfs")
     python = sys.executable
     done = subprocess.run(
-        ["unshare", "--mount", "sh", "-euc", LEAVE_OTHERS + prepare, "sh", script, helper, python],
+        in_namespace(prepare, script, helper, python),
         cwd=base,
         env=os.environ | {"PATH": f"{programs}:{os.environ['PATH']}", "HOME": str(base)},
         stdin=subprocess.DEVNULL,

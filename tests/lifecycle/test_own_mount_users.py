@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from memfs_daemon.pyfuse3.probe import probe
+from tests.namespaces import in_namespace, need_namespaces
 from tests.unprivileged import REPOSITORY, run
 
 if TYPE_CHECKING:
@@ -52,8 +53,7 @@ print("gone")
 @pytest.fixture
 def directory(scratch_area: Scratch) -> Path:
     """Not below pytest's own directory: each test run beside this one shuts that for others."""
-    if subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode:
-        pytest.skip("mount namespaces are not allowed here")
+    need_namespaces()
     return scratch_area.directory("unprivileged")
 
 
@@ -83,7 +83,7 @@ print(plain["k"])
         'cd "$1" && exec "$2" -c "$3"'
     )
     done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", hide, "sh", directory, sys.executable, code],
+        in_namespace(hide, directory, sys.executable, code),
         capture_output=True,
         text=True,
         check=False,

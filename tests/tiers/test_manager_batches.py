@@ -23,6 +23,7 @@ from memfs.manager.errors import (
     ValueFormatError,
 )
 from memfs.manager.root import LARGE_BYTES
+from tests.namespaces import in_namespace
 from tests.posix.capabilities import Capability
 from tests.tiers.tiering import wait_until_at
 
@@ -262,7 +263,7 @@ def test_a_token_is_for_changes_only_where_the_kernel_lets_its_user_write(
         call(told)
     shown = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && setfattr -n user.memfs.ask'
     done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", f'{shown} -v x "$1"', "sh", str(place)],
+        in_namespace(f'{shown} -v x "$1"', place, keep=mount.root),
         capture_output=True,
         text=True,
         check=False,

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
 from memfs_daemon.pyfuse3.probe import probe
+from tests.namespaces import need_namespaces
 from tests.unprivileged import run
 
 if TYPE_CHECKING:
@@ -57,8 +57,7 @@ print("unmounted")
 @pytest.fixture
 def directory(scratch_area: scratch.Scratch) -> Path:
     """Not below pytest's own directory: each test run beside this one shuts that for others."""
-    if subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode:
-        pytest.skip("mount namespaces are not allowed here")
+    need_namespaces()
     return scratch_area.directory("unprivileged")
 
 
