@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno as codes
 import os
+import stat
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
@@ -27,7 +28,7 @@ from memfs.manager.arguments import (
 )
 from memfs.manager.batches import ERRORS, BatchResult, Work, alone, run_batch
 from memfs.manager.configuration import configure, has_gpu
-from memfs.manager.entries import Entry, mtime_of
+from memfs.manager.entries import Entry
 from memfs.manager.errors import (
     ArchivedError,
     DiskFullError,
@@ -841,8 +842,14 @@ def _found(top: Path, root: Root, file: FoundReport) -> Entry | None:
         key = key_at(root, str(path.relative_to(root.path)))
     except ValueError:
         return None
-    if key is None or not path.is_file():
+    try:
+        status = os.stat(path)
+    except OSError:
+        # It was removed since.
+        return None
+    if key is None or not stat.S_ISREG(status.st_mode):
         # A directory has metadata, too, and is no value.
         return None
     texts = {f"user.{name}": text.encode() for name, text in (file["attributes"] or {}).items()}
-    return Entry(key, path, metadata_of(texts), file["size"], mtime_of(file["mtime_ns"]))
+    # What a program writes just now has more bytes than when it was closed last.
+    return Entry(key, path, metadata_of(texts), status.st_size, status.st_mtime)

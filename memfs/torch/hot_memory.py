@@ -314,6 +314,7 @@ class HotMemory:
             "size_bytes": capacity_bytes,
             "usage_percent": 100.0 * used_bytes / capacity_bytes if capacity_bytes else 0.0,
             "keys": len(self.keys()),
+            "items": len(self.keys()),
             "leases": answer.get("lease_count", 0),
             "evicted": answer.get("evicted_count", 0),
             "devices": devices,

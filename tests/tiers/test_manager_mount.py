@@ -185,6 +185,11 @@ def test_a_value_is_found_with_its_size_as_soon_as_it_is_stored(manager: MemoryM
         assert found.size_bytes == found.path.stat().st_size > 800_000
         assert found.mtime == found.path.stat().st_mtime
         assert len(manager.query({"$size": {"$gt": 800_000}})) == number + 1
+    with manager.open("being/written", "wb") as file:
+        file.write(b"1" * 5000)
+        file.flush()
+        [found] = manager.query(prefix="being/")
+        assert found.size_bytes == 5000
 
 
 @pytest.mark.any_driver
