@@ -639,6 +639,7 @@ def _join(
     """Open the engine of a node of a shared mount."""
     # Imported here: most mounts have no such database, and libpq is an extra.
     from memfs.metadata.shared.address import Address
+    from memfs.metadata.shared.client import TIMEOUT_S
     from memfs.metadata.shared.connector import PostgresConnector
     from memfs.metadata.shared.engine import NodeSettings, SharedEngine
 
@@ -648,7 +649,7 @@ def _join(
     engine = SharedEngine.join(
         state_dir,
         config.metadata,
-        PostgresConnector(address, config.glacier.url, limit_s),
+        PostgresConnector(address, config.glacier.url, min(limit_s, TIMEOUT_S)),
         NodeSettings(config.nodes.name or socket.gethostname(), limit_s),
         migration=Migration(tell),
         query=config.query,
