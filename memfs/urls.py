@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
+from memfs.errors import InvalidValueError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -32,8 +34,16 @@ def options_without_secrets(options: Mapping[str, object]) -> dict[str, object]:
 
 
 def url_without_secrets(url: str) -> str:
-    """Return a URL without user, password and query, which may be secrets."""
-    parts = urlsplit(url)
+    """Return a URL without user, password and query, which may be secrets.
+
+    Raises:
+        InvalidValueError: It is no URL.
+    """
+    try:
+        url.encode()
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise InvalidValueError(f"{url!r} is no URL: {error}") from None
     user, _, host = parts.netloc.rpartition("@")
     # The user of abfs://container@account.host/prefix names the container and is no secret.
     place = f"{user}@{host}" if user and parts.scheme in ("abfs", "abfss") else host

@@ -69,6 +69,8 @@ def decode(kind: Kind, value: JsonValue, place: str = "") -> Any:  # noqa: ANN40
     if isinstance(kind, enum.EnumType):
         return _decode_word(kind, value, place)
     _require(kind, value, place)
+    if isinstance(value, str):
+        _require_text(value, place)
     return value
 
 
@@ -126,6 +128,9 @@ def _decode_list(kind: Kind, value: JsonValue, place: str) -> object:
     item = items[0]
     if not (item in (int, str) and set(map(type, value)) <= {item}):
         value = [decode(item, each, f"{place}[{at}]") for at, each in enumerate(value)]
+    elif item is str:
+        for at, each in enumerate(value):
+            _require_text(str(each), f"{place}[{at}]")
     return value if made is list else tuple(value)
 
 
@@ -162,6 +167,14 @@ def _require(kind: Kind, value: JsonValue, place: str) -> None:
     # `type`, since True is an int to isinstance.
     if type(value) is not kind and not (kind is float and type(value) is int):
         raise InvalidValueError(_message(place, f"{_word(kind)} is wanted, not {_show(value)}"))
+
+
+def _require_text(value: str, place: str) -> None:
+    """Refuse half surrogates, but for those that stand for bytes of a path (`os.fsdecode`)."""
+    try:
+        value.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise InvalidValueError(_message(place, f"{_show(value)} is no text")) from None
 
 
 def _word(kind: Kind) -> str:

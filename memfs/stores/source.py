@@ -17,7 +17,9 @@ from memfs.errors import (
     MemfsError,
     ObjectChangedError,
     ObjectMissingError,
+    StoreError,
 )
+from memfs.linux.times import TIME_NS_MAX, TIME_NS_MIN, storable_ns
 from memfs.stores.disk import clone_file, disk_errors, write_all_at
 from memfs.stores.parts import PART_CONCURRENCY
 from memfs.stores.store import PART_BYTES
@@ -38,6 +40,10 @@ REQUEST_COUNT_MAX = 32
 
 LOOK_COUNT_MAX = 16
 """Requests for what a listing does not tell at a time. Guess."""
+
+
+SIZE_MAX = (1 << 63) - 1
+"""Of a file (off_t), and of a column."""
 
 
 class Attributes(NamedTuple):
@@ -236,7 +242,23 @@ class SourceStore:
 
     async def _list(self, page: str, prefix: str, *, shallow: bool) -> ObjectPage:
         list_objects = partial(self._backend.list_objects, page, prefix, shallow=shallow)
-        return await self._calls.bounded(f"list {prefix}".rstrip(), list_objects)
+        found, following = await self._calls.bounded(f"list {prefix}".rstrip(), list_objects)
+        return [self._storable(each) for each in found], following
+
+    def _storable(self, told: SourceObject) -> SourceObject:
+        """Return an object with numbers that can be stored, whatever the source tells.
+
+        Raises:
+            StoreError: It has a size that no file can have.
+        """
+        if not 0 <= told.size <= SIZE_MAX:
+            raise StoreError(
+                f"{self.url}: {told.key}: a size of {told.size} bytes is told, which cannot be: "
+                "correct the object, or what lists it"
+            )
+        if TIME_NS_MIN <= told.mtime_ns <= TIME_NS_MAX:
+            return told
+        return told._replace(mtime_ns=storable_ns(told.mtime_ns))
 
     async def read(self, wanted: SourceObject, start: int, end: int) -> bytes:
         """Return bytes `[start, end)` of an object, within its size; as `SourceBackend.read_if`."""
@@ -365,9 +387,10 @@ class SourceStore:
 
     async def look_at(self, key: str, version: str = "") -> SourceObject:
         """Return an object as it is now, or a version of it; as `SourceBackend.look_at`."""
-        return await self._calls.bounded(
+        told = await self._calls.bounded(
             f"look at {key}", lambda: self._backend.look_at(key, version)
         )
+        return self._storable(told)
 
     async def aclose(self) -> None:
         """Release connections; idempotent."""

@@ -13,11 +13,11 @@ ROOT = Path(__file__).parents[2]
 LAYERS: tuple[tuple[str, ...], ...] = (
     (
         *("memfs.types", "memfs.exit_codes", "memfs.escaping", "memfs.signals", "memfs.waiting"),
-        *("memfs.backoff", "memfs.bounded", "memfs.fifo", "memfs.single_flight", "memfs.urls"),
+        *("memfs.backoff", "memfs.bounded", "memfs.fifo", "memfs.single_flight"),
         "memfs.addresses",
     ),
     ("memfs.errors", "memfs.log_lines", "memfs.keyed_lock"),
-    ("memfs.defects",),
+    ("memfs.defects", "memfs.urls"),
     ("memfs.config", "memfs.sizes"),
     ("memfs.policy", "memfs.prediction", "memfs.query", "memfs.namespace"),
     ("memfs.metrics",),

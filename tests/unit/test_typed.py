@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from memfs.control.typed import decode, encode
 from memfs.errors import InvalidValueError
+from memfs.types import PendingCode
 
 if TYPE_CHECKING:
     from memfs.control.protocol import JsonValue
@@ -36,6 +37,9 @@ class Order(TypedDict):
     ("kind", "value", "message"),
     [
         (int, True, "a whole number is wanted, not True"),
+        (str, "a\ud800", r"'a\ud800' is no text"),
+        (list[str], ["a", "\udfff"], r"[1]: '\udfff' is no text"),
+        (PendingCode, "weather", "'weather' is not one of quota, open"),
         (int, 1.0, "a whole number is wanted, not 1.0"),
         (float, "1", "a number is wanted, not '1'"),
         (list[int], [1, 2, "x"], "[2]: a whole number is wanted, not 'x'"),
@@ -72,3 +76,8 @@ def test_what_is_encoded_is_decoded(
 
 def test_what_is_not_required_may_be_missing() -> None:
     assert decode(Order, {"points": [{"x": 1}]}) == {"points": [Point(1)]}
+
+
+def test_bytes_of_a_path_and_words_are_texts() -> None:
+    assert decode(str, "\udc80\udcff") == "\udc80\udcff"
+    assert decode(PendingCode, encode(PendingCode.DISK)) is PendingCode.DISK
