@@ -43,7 +43,7 @@ LOOK_COUNT_MAX = 16
 
 
 SIZE_MAX = (1 << 63) - 1
-"""Of a file (off_t), and of a column."""
+"""The largest of a file (off_t), and of a column."""
 
 
 class Attributes(NamedTuple):

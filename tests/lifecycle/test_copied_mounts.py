@@ -84,6 +84,26 @@ def test_umount_names_who_keeps_a_copy_and_force_ends_it_for_all(mount: Mount) -
         assert (mount.root / "file").read_bytes() == b"content"
 
 
+@pytest.mark.any_driver
+def test_umount_names_a_bind_mount_that_keeps_the_daemon(mount: Mount) -> None:
+    """A daemon that serves it goes on, and was waited for 90 s."""
+    mount.start()
+    (mount.root / "file").write_bytes(b"content")
+    bound = mount.base / "bound"
+    bound.mkdir()
+    subprocess.run(["mount", "--bind", mount.root, bound], check=True)
+    try:
+        code, line = refused("umount", mount.root)
+        assert code == ExitCode.BUSY
+        assert f"`umount {bound}`" in line
+        assert (bound / "file").read_bytes() == b"content"
+    finally:
+        subprocess.run(["umount", bound], check=True)
+    wait_for(lambda: not mount.daemon_pids(), "the daemon's end")
+    mount.start()
+    assert (mount.root / "file").read_bytes() == b"content"
+
+
 @pytest.fixture(params=["abort", "signal"])
 def way(request: pytest.FixtureRequest) -> Iterator[str]:
     """How --force ends a connection: by the kernel's switch, or where that is not mounted."""

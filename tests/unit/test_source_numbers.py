@@ -1,4 +1,4 @@
-"""Numbers that a source tells: a file system, or whoever runs a server, may tell any."""
+"""Numbers that a source tells: a file system may tell any, and so may a server."""
 
 from __future__ import annotations
 

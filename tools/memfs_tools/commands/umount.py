@@ -16,7 +16,7 @@ import click
 
 from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
-from memfs.linux.mounts import unmount
+from memfs.linux.mounts import list_mounts, unmount
 from memfs_daemon.mount_users import (
     describe_copies,
     describe_users,
@@ -110,6 +110,14 @@ def _await_end(served: Mount, daemon_fd: int, *, forced: bool) -> None:
             raise UsageError(
                 f"{served.mountpoint} is unmounted here, but {describe_copies(copies)}: end them, "
                 f"or the mount for all by `memfs umount --force {served.state_dir}`",
+                ExitCode.BUSY,
+            )
+        others = [] if forced else [m for m in list_mounts() if m.device == served.device]
+        if others and waited_s > COPIES_S_MAX:
+            place = others[0].mountpoint
+            raise UsageError(
+                f"{served.mountpoint} is unmounted, but {place} is a bind mount of it: run "
+                f"`umount {place}`, or end all by `memfs umount --force {served.state_dir}`",
                 ExitCode.BUSY,
             )
         if waited_s > END_S_MAX:
