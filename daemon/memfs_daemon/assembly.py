@@ -413,7 +413,13 @@ def assemble(
             status_parts, status, activity, traffic, store_counts, latencies, stalls
         )
         history = History(engine, readings.take, activity, move_parts.events, healths)
-        places = Places(move_parts, os.environ, read_form=parts.form_reader.read)
+        places = Places(
+            move_parts,
+            os.environ,
+            read_form=parts.form_reader.read,
+            meter=quotas,
+            counts=store_counts,
+        )
         move_parts.published = places.fetch
         publishing = PublishMethods(move_parts, quotas, places)
         following = Following(

@@ -37,6 +37,7 @@ from memfs.moves.publish_uploads import list_uploads
 from memfs.moves.publishing import published_below
 from memfs.placement.quotas import cost_of_upload
 from memfs.policy.marks import PUBLISH_XATTR
+from memfs.policy.quotas import Spent
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -318,6 +319,9 @@ class Following:
     async def _list(self, directory: InodeNo) -> bool:
         """Have a directory of a bucket listed, if nobody has looked into it; False: it fails."""
         try:
+            listed = await self._parts.engine.get_directory(directory)
+            if listed is not None and not listed.listed_ns:
+                self._quotas.check({Spent.REQUESTS: 1})
             await self._list_on_demand(directory)
         except MemfsError as error:
             self._is_unlisted = True

@@ -37,6 +37,7 @@ from memfs.policy.marks import (
     PUBLISH_XATTR,
     parse_deleted,
 )
+from memfs.stores.metered_publishing import MeteredPublicStore
 from memfs.stores.remote import open_public_store, with_credentials
 from memfs.types import InodeNo
 
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
     from memfs.moves.attempt import MoveParts
     from memfs.moves.publish_source import FormRead
     from memfs.placement.quotas import Quotas
+    from memfs.stores.counts import StoreCounts
+    from memfs.stores.metered import Meter
     from memfs.stores.publishing import PublicStore
 
 log = logging.getLogger(__name__)
@@ -74,6 +77,8 @@ class Places:
         environment: That of the daemon, for credentials.
         open_place: Opens one.
         read_form: Reads files without a raw file; None: they are fetched first.
+        meter: Counts what is spent at all of them but directories; None: nobody does.
+        counts: Told of calls and failures, if there is a meter; None: nobody wants to know.
     """
 
     def __init__(
@@ -82,7 +87,12 @@ class Places:
         environment: Mapping[str, str],
         open_place: Callable[[str, Mapping[str, object], float], PublicStore] = open_public_store,
         read_form: FormRead | None = None,
+        *,
+        meter: Meter | None = None,
+        counts: StoreCounts | None = None,
     ) -> None:
+        self._meter = meter
+        self._counts = counts
         self._read_form = read_form
         self._parts = parts
         self._environment = environment
@@ -130,6 +140,8 @@ class Places:
             store = await trio.to_thread.run_sync(self._open_place, target, options, timeout_s)
         except UsageError as error:
             raise InvalidValueError(str(error)) from None
+        if self._meter is not None and not target.startswith("file:"):
+            store = MeteredPublicStore(store, self._meter, self._counts)
         log.info("publishing to %s, with the options of %s", target, _named(target, config))
         return Publication(self._parts, store, target, self._read_form)
 

@@ -44,7 +44,7 @@ def transfer_request_count(size: int) -> int:
     return 2 + -(-size // PART_BYTES)
 
 
-class _CountingSource:
+class CountingSource:
     """A source that knows how much was taken of it."""
 
     def __init__(self, inner: ByteSource) -> None:
@@ -53,14 +53,17 @@ class _CountingSource:
 
     @property
     def size_max(self) -> int:
+        """As the inner source."""
         return self._inner.size_max
 
     def read(self) -> bytes:
+        """As the inner source."""
         data = self._inner.read()
         self.taken_bytes += len(data)
         return data
 
     def close(self) -> None:
+        """As the inner source."""
         self._inner.close()
 
 
@@ -86,7 +89,7 @@ class MeteredStore(ForwardingStore):
 
     async def put_stream(self, key: str, source: ByteSource) -> None:
         """As the inner store; counted is what was taken of it, even if it fails on the way."""
-        counting = _CountingSource(source)
+        counting = CountingSource(source)
         try:
             with self._counts.watch(Call.PUT):
                 await self._inner.put_stream(key, counting)

@@ -17,7 +17,7 @@ import pytest
 import trio
 import trio.testing
 
-from memfs.config import EncryptionConfig, PublishConfig
+from memfs.config import EncryptionConfig, PublishConfig, QuotasConfig
 from memfs.content.forms import FormReader
 from memfs.encryption.keys import Key, KeyRing
 from memfs.errors import (
@@ -45,6 +45,8 @@ from memfs.moves.publishing import Publication
 from memfs.moves.uploading import upload
 from memfs.placement.quotas import Quotas
 from memfs.policy.marks import PUBLISH_DELETED_XATTR, PUBLISH_XATTR
+from memfs.policy.quotas import Spent
+from memfs.stores.counts import StoreCounts
 from memfs.stores.directory_publishing import DirectoryPublicStore
 from memfs.stores.publishing import (
     PublicAttributes,
@@ -492,6 +494,39 @@ async def test_places_that_nobody_uses_are_closed_where_there_are_too_many(
     assert len(opened) == 7
     await places.aclose()
     assert sorted(closed) == sorted(opened)
+    state.close()
+
+
+async def test_what_is_published_counts_against_the_quotas(tmp_path: Path) -> None:
+    """As what goes to memfs's own store; a directory of this machine costs nothing."""
+    fsspec.filesystem("memory").makedirs(f"/{tmp_path.name}")
+    (tmp_path / "there").mkdir()
+    config = replace(
+        SMALL_FRAMES,
+        quotas=QuotasConfig(
+            requests_per_day=1000, upload_bytes_per_day=1 << 20, egress_bytes_per_day=1 << 20
+        ),
+    )
+    state, counts = State(tmp_path / "state", config), StoreCounts()
+    quotas = Quotas(config.quotas, state.engine)
+    places = Places(state.parts, {}, meter=quotas, counts=counts)
+
+    def used() -> dict[Spent, int]:
+        return {use.spent: use.used for use in quotas.uses()}
+
+    ino = await state.create("a", CONTENT)
+    async with places.at(f"file://{tmp_path}/there") as place:
+        await place.publish(ino, "a")
+    assert set(used().values()) == {0}
+    async with places.at(f"memory://{tmp_path.name}") as place:
+        result, _ = await place.publish(ino, "a", unconditional=True)
+    assert result.outcome == MoveOutcome.DONE
+    size = len(CONTENT)
+    # Sent, and read back.
+    assert (used()[Spent.UPLOAD], used()[Spent.EGRESS]) == (size, size)
+    assert used()[Spent.REQUESTS] == sum(counts.requests.values()) >= 5
+    assert (counts.sent_bytes, counts.received_bytes) == (size, size)
+    await places.aclose()
     state.close()
 
 
