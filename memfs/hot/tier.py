@@ -108,12 +108,6 @@ class HotTier:
                 await trio.sleep(self._parts.config.policy.interval_s)
                 await self._guarded_review()
 
-    async def bring_all(self) -> None:
-        """Bring all that is wanted, one file after the other, and look at what is resident."""
-        while (want := self._board.take_wanted()) is not None:
-            await self.bring(want)
-        await self.review()
-
     async def _run_worker(self) -> None:
         while True:
             want = self._board.take_wanted()

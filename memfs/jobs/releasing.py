@@ -170,8 +170,8 @@ class Releasing:
             link = await self._engine.read_link(inode.ino)
         if not await trio.to_thread.run_sync(_is_same, path, inode, link):
             raise InvalidValueError(
-                "the directory has it no more as it is here: copy it where it is to be, and remove "
-                "it"
+                "the directory no longer has it as it is here: copy it where it is to be, and "
+                "remove it"
             )
 
     async def _make(self, inode: Inode, path: Path, raw_path: Path | None) -> None:

@@ -108,11 +108,6 @@ def encryption_of(
     return Encryption(key, blob, inode.generation, parts.engine.state_id)
 
 
-def is_coded_so(coding: FormCoding, codec: Codec, key: Key | None) -> bool:
-    """Return whether a container may serve where this codec and this key are wanted."""
-    return coding.codec == str(codec.spec) and is_under(coding, key)
-
-
 def is_under(coding: FormCoding, key: Key | None) -> bool:
     """Return whether a container is encrypted with just this key; None: not at all."""
     return coding.key_id == ("" if key is None else key.id.hex())

@@ -9,12 +9,13 @@ import pytest
 
 from tests import scratch
 from tests.crash.small_disks import MountOnDisk, make_tmpfs
-from tests.mounting import UNDISTURBED, run_memfs
+from tests.mounting import UNDISTURBED, MountError, run_memfs
 from tests.outcomes import error_of
 from tests.waiting import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.mounting import Mount
 
@@ -43,7 +44,7 @@ def few_inodes(driver: str, scratch_area: scratch.Scratch) -> Iterator[Mount]:
         mount.start()
         yield mount
         mount.stop()
-        mount.check_log((r"is full: only removing works",))
+        mount.check_log((r"is full: only removing works", r"no inodes left"))
         mount.fsck()
     finally:
         scratch.remove(base)
@@ -70,8 +71,24 @@ def test_small_files_leave_a_disk_that_has_few_inodes(few_inodes: Mount) -> None
     )
     # `df -i` tells what there is.
     assert os.statvfs(root).f_favail <= INODE_COUNT
-    for number in range(100):
+    for number in range(40):
         written[root / f"later-{number}"] = content
         (root / f"later-{number}").write_bytes(content)
     for path, expected in written.items():
         assert path.read_bytes() == expected
+
+
+@pytest.mark.any_driver
+def test_a_mount_says_that_the_disk_has_no_inodes(few_inodes: Mount) -> None:
+    """Others have taken the last ones, and SQLite says only that it cannot open a file."""
+    few_inodes.stop()
+    disk = few_inodes.state.parent
+    taken: list[Path] = []
+    while os.statvfs(disk).f_favail:
+        taken.append(disk / f"taken-{len(taken)}")
+        taken[-1].touch()
+    with pytest.raises(MountError, match="no inodes left; remove files"):
+        few_inodes.start()
+    for path in taken:
+        path.unlink()
+    few_inodes.start()

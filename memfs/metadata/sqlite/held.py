@@ -70,13 +70,11 @@ class Held(Snapshots):
     """What snapshots keep."""
 
     async def recount_snapshots(self) -> SnapshotUsage:
-        """See `Engine`."""
         ((count, blocks),) = self._rows(_COUNT_RAW)
         usage = await self.snapshot_usage()
         return usage._replace(kept_raw_count=count, kept_raw_bytes=blocks * BLOCK_BYTES)
 
     async def list_held(self, after: tuple[InodeNo, Generation], limit: int) -> list[HeldContent]:
-        """See `Engine`."""
         return [self._held(row) for row in self._rows(_PAGE, (*after, limit))]
 
     def _held(self, row: Row) -> HeldContent:

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import contextlib
 import marshal
+import os
 import sqlite3
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from memfs.errors import StateDamagedError, UsageError
+from memfs.errors import NoSpaceError, StateDamagedError, UsageError
 from memfs.exit_codes import ExitCode
 from memfs.metadata.sqlite import following, format2
 from memfs.metadata.sqlite.chain import join
@@ -109,6 +110,12 @@ def open_database(
         try:
             opened = opening.run(begun, cache_bytes)
         except (sqlite3.Error, OSError) as error:
+            disk = os.statvfs(state_dir)
+            if disk.f_files and not disk.f_favail:
+                # SQLite says only that it cannot make its log.
+                raise NoSpaceError(
+                    f"{path} cannot be opened: the disk has no inodes left; remove files from it"
+                ) from error
             raise explain(error, f"{path} cannot be opened") from error
         begun.pop_all()
     return opened

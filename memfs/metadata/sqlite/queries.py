@@ -185,7 +185,6 @@ class Queries(PublishedRows):
 
     # --- indexes of what memfs knows -------------------------------------------------------------
     async def add_index(self, field: str) -> None:
-        """See `Engine`."""
         statements = FIELD_STATEMENTS.get(field)
         name = _text_name(field)
         if statements is None and name is None:
@@ -236,7 +235,6 @@ class Queries(PublishedRows):
         self._put_text_note(name, TextNote(slot, InodeNo(0), BUILDING))
 
     async def drop_index(self, field: str) -> None:
-        """See `Engine`."""
         if (name := _text_name(field)) is not None:
             text = self._texts.notes.get(name)
             if text is None or text.state == LEAVING:
@@ -258,7 +256,6 @@ class Queries(PublishedRows):
         self._put_note(field, note._replace(state=LEAVING))
 
     async def build_indexes(self, limit: int) -> bool:
-        """See `Engine`."""
         for field, note in self._fields.notes.items():
             if note.state == BUILDING:
                 self._build(field, note.through, limit)
@@ -408,7 +405,6 @@ class Queries(PublishedRows):
         self._fields.forget()
 
     def field_indexes(self) -> list[FieldIndex]:
-        """See `Engine`."""
         notes: dict[str, FieldNote | TextNote] = {**self._fields.notes}
         notes |= {name.decode(): note for name, note in self._texts.notes.items()}
         last = self._last_inode() if notes else InodeNo(0)
@@ -418,7 +414,6 @@ class Queries(PublishedRows):
         ]
 
     def element_progress(self) -> ElementProgress:
-        """See `Engine`."""
         return self._elements.progress(self._attributes.keys)
 
     def _last_inode(self) -> InodeNo:
