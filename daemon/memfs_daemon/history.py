@@ -222,7 +222,11 @@ class History:
         most = sorted(uses, key=lambda ino: -uses[ino])[:PARENTS_COUNT_MAX]
         directories: dict[int, int] = {}
         for ino in most:
-            dentry = await self._engine.get_dentry(ino)
+            try:
+                dentry = await self._engine.get_dentry(ino)
+            except StaleInodeError:
+                # Removed since. What else has happened is to be kept all the same.
+                continue
             if dentry is not None:
                 directories[dentry[0]] = directories.get(dentry[0], 0) + uses[ino]
         self._directories.add(directories, now_s)

@@ -83,6 +83,20 @@ def raw_mtime_ns(inode: Inode, status: os.stat_result) -> int:
     return inode.mtime_ns if mtime_ns == UNUSED_MTIME_NS else mtime_ns
 
 
+def raw_ctime_ns(inode: Inode, status: os.stat_result) -> int:
+    """Return the ctime of an unsealed file.
+
+    A raw file gets another ctime also where memfs sets its mtime, which changes nothing in the
+    file: it counts only if the mtime tells of a write.
+
+    Args:
+        status: That of its raw file.
+    """
+    if storable_ns(status.st_mtime_ns) in (UNUSED_MTIME_NS, inode.mtime_ns):
+        return inode.ctime_ns
+    return max(inode.ctime_ns, storable_ns(status.st_ctime_ns))
+
+
 class Sealer:
     """Seals files whose last writer is gone."""
 
@@ -435,6 +449,7 @@ class Sealer:
             status = os.fstat(fd)
             is_synced = self._is_synced(inode, status, fd)
             mtime_ns = raw_mtime_ns(inode, status)
+            ctime_ns = raw_ctime_ns(inode, status)
             if mtime_ns != storable_ns(status.st_mtime_ns):
                 # So that stat says the same before and after. The new time is not on the disk yet.
                 os.utime(fd, ns=(status.st_atime_ns, mtime_ns))
@@ -450,7 +465,7 @@ class Sealer:
             status.st_blocks,
             max(inode.atime_ns, storable_ns(status.st_atime_ns)),
             storable_ns(status.st_mtime_ns),
-            max(inode.ctime_ns, storable_ns(status.st_ctime_ns)),
+            ctime_ns,
         )
 
     def _hold_up(self, ino: InodeNo) -> None:

@@ -14,7 +14,7 @@ from memfs.config import ColdConfig
 from memfs.content.activity import FREED_BYTES_MIN
 from memfs.content.invalidations import Aspect, Invalidations
 from memfs.content.kernel_cache import KernelCache
-from memfs.content.sealing import raw_mtime_ns
+from memfs.content.sealing import raw_ctime_ns, raw_mtime_ns
 from memfs.errors import MemfsError, ObjectMissingError, UnconfirmedError
 from memfs.filesystem.replies import Attributes, Entry
 from memfs.filesystem.validity import ALONE, Validity, ValidityLimits
@@ -150,7 +150,6 @@ def with_raw_attributes(inode: Inode, status: os.stat_result) -> Inode:
 
     By position, in a quarter of the time of `_replace`: each request about such a file needs it.
     """
-    ctime_ns = max(inode.ctime_ns, storable_ns(status.st_ctime_ns))
     return tuple.__new__(
         Inode,
         (
@@ -159,7 +158,7 @@ def with_raw_attributes(inode: Inode, status: os.stat_result) -> Inode:
             status.st_blocks,
             inode.atime_ns,
             raw_mtime_ns(inode, status),
-            ctime_ns,
+            raw_ctime_ns(inode, status),
             *inode[11:],
         ),
     )

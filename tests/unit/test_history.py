@@ -252,6 +252,25 @@ async def test_files_and_directories_that_are_opened_most_come_first(
     assert (await observed.history.heat(9))["files"][0]["path"] == "/f3"
 
 
+async def test_a_file_that_was_opened_and_removed_costs_nothing_else_that_was_measured(
+    observed: Observed, autojump_clock: MockClock
+) -> None:
+    stays, goes = [await observed.state.create(name, b"x") for name in ("stays", "goes")]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(observed.history.run)
+        await trio.sleep(1)
+        for ino in (goes, stays):
+            observed.state.activity.note_open(ino, 0, 0, 0)
+        observed.events.note("pin", "/stays", "pinned to warm")
+        await observed.state.unlink("goes")
+        await observed.state.engine.reap([goes])
+        await trio.sleep(10)
+        nursery.cancel_scope.cancel()
+    assert [each["subject"] for each in await observed.history.events()] == ["/stays"]
+    directories = (await observed.history.heat())["directories"]
+    assert [(each["path"], round(each["uses"])) for each in directories] == [("/", 1)]
+
+
 async def test_heat_outlives_the_daemon(observed: Observed, autojump_clock: MockClock) -> None:
     ino = await observed.state.create("file", b"x")
     async with trio.open_nursery() as nursery:

@@ -154,3 +154,23 @@ def test_a_time_of_the_future_holds_no_clock_up() -> None:
 )
 def test_what_can_be_stored(given: int, stored: int) -> None:
     assert storable_ns(given) == stored
+
+
+@pytest.mark.parametrize("then", ["sealed", "opened again"])
+def test_a_file_that_nobody_writes_keeps_its_times(world: World, coarse: str, then: str) -> None:
+    """Its raw file stood ready before it, and gets its times when it is sealed."""
+    world.run(world.raw_pool.refill())
+    file = world.create(ROOT_INODE, b"file", 0o644, os.O_RDWR)
+    made = attributes(world, file.ino)
+    world.release(file)
+    world.step()
+    if then == "opened again":
+        again = world.open(file.ino, os.O_RDWR)
+        assert _times(attributes(world, file.ino)) == _times(made)
+        world.release(again)
+        world.step()
+    assert _times(attributes(world, file.ino)) == _times(made)
+
+
+def _times(inode: Inode) -> tuple[int, int]:
+    return inode.mtime_ns, inode.ctime_ns
