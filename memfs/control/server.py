@@ -49,7 +49,7 @@ CONNECTION_COUNT_MAX = 32
 idle longest; while all are busy, it waits."""
 
 IDLE_S_MAX = 60.0
-"""A client that sends nothing for so long, or does not take its reply, is let go."""
+"""A client that sends no whole request for so long, or does not take its reply, is let go."""
 
 IDLE_S_MIN = 1.0
 """So long a client keeps its place in any case: it may be about to send its request."""
@@ -160,11 +160,14 @@ class LineServer:
         stream = connection.stream
         buffer = bytearray()
         while True:
+            # For all of a request: a byte now and then would keep a place for ever.
             with connection.idle():
-                data = await stream.receive_some(_RECEIVE_BYTES)
-            if not data:
-                return
-            buffer += data
+                data = b""
+                while b"\n" not in data and len(buffer) <= REQUEST_BYTES_MAX:
+                    data = await stream.receive_some(_RECEIVE_BYTES)
+                    if not data:
+                        return
+                    buffer += data
             while (end := buffer.find(b"\n")) >= 0:
                 line = bytes(buffer[:end])
                 del buffer[: end + 1]

@@ -20,6 +20,7 @@ from selenium.webdriver.common.keys import Keys
 
 from memfs.escaping import escape_text
 from memfs.exit_codes import ExitCode
+from memfs_tools.web.serving import CONNECTIONS_MAX
 from tests.hostile import HOSTILE
 from tests.lifecycle.daemons import refused
 from tests.mounting import UNDISTURBED, run_memfs
@@ -237,6 +238,20 @@ def test_a_server_ends_with_pages_open(started: Mount) -> None:
             server.process.send_signal(signal.SIGTERM)
             assert server.process.wait(WAIT_S) == 0
     assert not path.exists()
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"])
+def test_connections_of_other_users_that_ask_nothing_make_room(server: Server, sent: bytes) -> None:
+    """Every user of the machine can connect; what asks nothing, or never to the end, is idle."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(2 * CONNECTIONS_MAX):
+            place = (server.host, server.port)
+            idle = stack.enter_context(socket.create_connection(place, timeout=WAIT_S))
+            idle.sendall(sent)
+        # That the last ones were heard as well.
+        if sent.endswith(b"\r\n\r\n"):
+            assert idle.recv(1)
+        assert server.ask("page.css").status == 200
 
 
 def test_a_server_ends_although_a_call_of_the_mount_hangs(started: Mount) -> None:

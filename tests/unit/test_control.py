@@ -320,6 +320,44 @@ async def test_idle_clients_make_room_for_one_that_asks(
         assert b"still there" in await idle[2].receive_some()
 
 
+async def test_clients_that_send_a_request_piece_by_piece_make_room_as_well(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A byte now and then is no request: who sends them is as idle as who sends nothing."""
+    async with (
+        _serving(tmp_path),
+        contextlib.AsyncExitStack() as stack,
+        trio.open_nursery() as nursery,
+    ):
+
+        async def dribble(stream: trio.SocketStream) -> None:
+            with contextlib.suppress(trio.BrokenResourceError):
+                while True:
+                    await stream.send_all(b" ")
+                    await trio.sleep(IDLE_S_MIN / 2)
+
+        for number in range(CONNECTION_COUNT_MAX):
+            stream = await stack.enter_async_context(await _connect(tmp_path, f"{number}"))
+            nursery.start_soon(dribble, stream)
+        with trio.fail_after(IDLE_S_MAX / 2):
+            await stack.enter_async_context(await _connect(tmp_path, "late"))
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_request_that_never_ends_is_let_go(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with _serving(tmp_path), await _connect(tmp_path, "slow") as stream:
+
+        async def dribble() -> None:
+            while True:
+                await stream.send_all(b" ")
+                await trio.sleep(IDLE_S_MIN)
+
+        with trio.fail_after(2 * IDLE_S_MAX), pytest.raises(trio.BrokenResourceError):
+            await dribble()
+
+
 async def test_a_client_that_is_being_served_is_never_ended_for_another(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from memfs.errors import UsageError
 from memfs.log_lines import EscapingFormatter
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
     from memfs.control.report import PricesReport
     from memfs_tools.web.gate import Secrets
 
-_CONCURRENCY_MAX = 100
-"""Connections; beyond them a request is answered by 503."""
+CONNECTIONS_MAX = 100
+"""Beyond them, a request is answered by 503 where all of them have one; else an idle one goes."""
 _END_S_MAX = 2
 """For answers that are under way when the server ends."""
 
@@ -129,6 +130,44 @@ def _remove_dead(path: Path) -> None:
     raise UsageError(f"a server listens at {path} already")
 
 
+class _Connection(H11Protocol):
+    """One that is ended for another one while it asks nothing.
+
+    Every user of the machine can connect, and no time limit of uvicorn holds before the first
+    request, or while a byte comes now and then.
+    """
+
+    _idle_since_s: float
+    """When it was made or had its last answer."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in H11Protocol
+        """Take a client, and end the one that has been idle longest where there are too many."""
+        super().connection_made(transport)
+        self._idle_since_s = self.loop.time()
+        if len(self.connections) < CONNECTIONS_MAX:
+            return
+        idle = [
+            each
+            for each in self.connections
+            if isinstance(each, _Connection) and each is not self and each.is_idle
+        ]
+        if idle:
+            idlest = min(idle, key=lambda each: each._idle_since_s)
+            # The socket goes in the next turn of the loop.
+            self.connections.discard(idlest)
+            idlest.transport.abort()
+
+    def on_response_complete(self) -> None:
+        """Be idle from now on."""
+        self._idle_since_s = self.loop.time()
+        super().on_response_complete()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it has asked for nothing that is not answered."""
+        return self.cycle is None or self.cycle.response_complete
+
+
 class _Server(uvicorn.Server):
     """One that leaves signals to who runs it."""
 
@@ -162,14 +201,14 @@ def serve(
         make_app(mountpoint, keys, all_names, feed, reprice),
         lifespan="on",
         ws="none",
-        http="h11",
+        http=_Connection,
         loop="asyncio",
         log_config=None,
         # Its lines would have the token of the first address.
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=_CONCURRENCY_MAX,
+        limit_concurrency=CONNECTIONS_MAX,
         timeout_graceful_shutdown=_END_S_MAX,
     )
     server = _Server(config)
