@@ -5,7 +5,9 @@
 #
 #   --fast   only the unit tests, and the system calls under the kernel driver
 #
-#   MEMFS_TEST_WORKERS   test processes at a time (default 2); 0: none but this one
+#   MEMFS_TEST_WORKERS     test processes at a time (default 2); 0: none but this one
+#   MEMFS_TEST_POSTGRESQL  a directory with PostgreSQL's initdb and postgres, of the version to test
+#                          with (default: the newest that is installed)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -33,6 +33,8 @@ from tests.waiting import WAIT_S, wait_for
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+BINARIES_VARIABLE = "MEMFS_TEST_POSTGRESQL"
+"""In the environment: a directory with `initdb` and `postgres` of the version to test with."""
 ADMINISTRATOR = "postgres"
 USER = "memfs"
 """Owns the databases of tests; comes in without a password."""
@@ -67,6 +69,8 @@ _SETTINGS = {
     "ssl_cert_file": "server.crt",
     "ssl_key_file": "server.key",
     "log_min_messages": "warning",
+    # The default from PostgreSQL 14 on.
+    "password_encryption": "scram-sha-256",
 }
 
 
@@ -223,7 +227,7 @@ class PostgresServer:
     def _make_cluster(self) -> None:
         self._run(
             *(self._binaries / "initdb", "-D", self._data, "-U", ADMINISTRATOR, "-A", "trust"),
-            *("--no-sync", "--no-instructions", "--wal-segsize=1", "-E", "UTF8", "--locale=C"),
+            *("--no-sync", "--wal-segsize=1", "-E", "UTF8", "--locale=C"),
         )
         self._write("data/pg_hba.conf", _HBA.encode(), 0o600)
         certificate, key = self_signed()
@@ -232,6 +236,12 @@ class PostgresServer:
         self._write("root.crt", certificate, 0o644)
         self.start()
         self.execute(f"create role {USER} login")
+        # As from PostgreSQL 15 on: only the owner of a database makes tables in it.
+        for statement in (
+            f"alter schema public owner to {USER}",
+            "revoke create on schema public from public",
+        ):
+            self.execute(statement, database="template1")
         for role in (GUARDED, CLEAR, ONLY_TLS):
             self.execute(f"create role {role} login password '{PASSWORD}' in role {USER}")
 
@@ -282,7 +292,15 @@ def running_postgresql(
 
 
 def find_postgresql() -> Path:
-    """Return the directory with the programs of the newest version: Debian's, else on the path."""
+    """Return the directory with the programs.
+
+    That is the one that `BINARIES_VARIABLE` names, else the newest of Debian's, else the one on
+    the path.
+    """
+    if named := os.environ.get(BINARIES_VARIABLE):
+        if not (Path(named) / "initdb").is_file():
+            raise RuntimeError(f"{BINARIES_VARIABLE}={named}: no program initdb is there")
+        return Path(named).resolve()
     found = sorted(
         (path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")),
         key=lambda path: int(path.parent.name),

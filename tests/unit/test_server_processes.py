@@ -15,6 +15,7 @@ import pytest
 from tests.processes import in_child
 from tests.servers import process
 from tests.servers.azurite import find_azurite
+from tests.servers.postgresql import BINARIES_VARIABLE, find_postgresql
 from tests.servers.process import NotReadyError, free_ports, running_server
 from tests.servers.slow_proxy import running_slow_proxy
 from tests.waiting import join, wait_for
@@ -135,3 +136,13 @@ def _segments() -> dict[int, int]:
     """Return who made each segment of shared memory, by its number (proc_sysvipc(5))."""
     lines = Path("/proc/sysvipc/shm").read_text().splitlines()[1:]
     return {int(line.split()[1]): int(line.split()[4]) for line in lines}
+
+
+def test_the_programs_of_postgresql_are_those_that_a_variable_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(BINARIES_VARIABLE, str(tmp_path))
+    with pytest.raises(RuntimeError, match=f"{BINARIES_VARIABLE}={tmp_path}: no program initdb"):
+        find_postgresql()
+    (tmp_path / "initdb").touch()
+    assert find_postgresql() == tmp_path.resolve()
