@@ -665,8 +665,13 @@ class S3Store(FsspecStore):
         self._former_clients.append(self._fs._s3)
         if len(self._former_clients) > FORMER_COUNT_MAX:
             self._close_client(self._former_clients.pop(0))
-        # Files, credential processes and instance roles are read when a session is made.
-        self._fs.connect(refresh=True)
+        # s3fs would keep each client until it ends itself, with 12 MB of descriptions of services.
+        self._fs.asynchronous = True
+        try:
+            # Files, credential processes and instance roles are read when a session is made.
+            self._fs.connect(refresh=True)
+        finally:
+            self._fs.asynchronous = False
         self._reads = None
 
     def _close_client(self, client: Any) -> None:  # noqa: ANN401  botocore makes its class

@@ -26,6 +26,18 @@ _CREDENTIALS = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token
 _RETRYABLE = (*S3_RETRYABLE_ERRORS, botocore.exceptions.IncompleteReadError)
 _RETRY_PAUSE_S = 0.1
 
+CONNECTION_AGE_MAX_S = 12.0
+"""A connection that was made longer ago takes no new request, as aiobotocore has it of idle ones.
+
+Firewalls and balancers forget idle connections, some without telling either side: a request on one
+would have no answer until its time is over.
+"""
+
+_ONLY_OF_AIOBOTOCORE = ("connector_args", "http_session_cls")
+"""Settings that botocore does not have: they are about the connections of aiohttp."""
+
+_now_s = time.monotonic
+
 
 class BlockingReads:
     """A client with the options of one of s3fs; threads share it.
@@ -41,6 +53,7 @@ class BlockingReads:
         self._keep_known = fs._kwargs_helper.filter_dict
         self._wishes = {**fs.s3_additional_kwargs, **fs.req_kw}
         self._client = _client(fs, connection_count)
+        self._fresh_until_s = _now_s() + CONNECTION_AGE_MAX_S
 
     def get(
         self,
@@ -77,6 +90,7 @@ class BlockingReads:
         length: int,
         check: Callable[[Mapping[str, Any]], None] | None,
     ) -> bytes:
+        self._leave_old_connections()
         answer = self._client.get_object(**arguments)
         body = answer["Body"]
         try:
@@ -92,6 +106,12 @@ class BlockingReads:
         finally:
             # A connection with an answer that was not read to its end is closed, too.
             body.close()
+
+    def _leave_old_connections(self) -> None:
+        # Two threads that do so at once cost a connection; one in use is closed after its answer.
+        if _now_s() >= self._fresh_until_s:
+            self._fresh_until_s = _now_s() + CONNECTION_AGE_MAX_S
+            self._client.close()
 
     def close(self) -> None:
         """Close connections that nobody uses."""
@@ -112,6 +132,8 @@ def _client(fs: s3fs.S3FileSystem, connection_count: int) -> Any:  # noqa: ANN40
         **fs.client_kwargs,
     }
     settings = {"max_pool_connections": connection_count, **fs._prepare_config_kwargs()}
+    for name in _ONLY_OF_AIOBOTOCORE:
+        settings.pop(name, None)
     if fs.anon:
         settings["signature_version"] = botocore.UNSIGNED
         wishes = {name: value for name, value in wishes.items() if name not in _CREDENTIALS}

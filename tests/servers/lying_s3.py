@@ -87,6 +87,8 @@ class LyingS3:
         """Requests by their method of HTTP."""
         self.headers: list[tuple[str, dict[str, str]]] = []
         """Operation and headers, lower-case, of each request."""
+        self.ports: list[int] = []
+        """Port of the client of each request: one connection has one."""
         self.paused = threading.Event()
         """Cleared: requests for parts (PUT of a multipart upload) wait until it is set again."""
         self.paused.set()
@@ -178,6 +180,7 @@ class _Handler(BaseHTTPRequestHandler):
             state.counts[operation] += 1
             state.methods[method] += 1
             state.headers.append((operation, headers))
+            state.ports.append(self.client_address[1])
         if operation == "PART" and key.endswith(state.paused_key) and not state.paused.is_set():
             with state.lock:
                 state.paused_count += 1
