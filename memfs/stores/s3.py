@@ -140,6 +140,8 @@ _NETWORK_ERRORS = (
     botocore.exceptions.HTTPClientError,
     botocore.exceptions.ConnectionError,
     botocore.exceptions.IncompleteReadError,
+    # Bytes that came damaged.
+    botocore.exceptions.FlexibleChecksumError,
     botocore.parsers.ResponseParserError,
 )
 

@@ -23,7 +23,11 @@ if TYPE_CHECKING:
     import s3fs
 
 _CREDENTIALS = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
-_RETRYABLE = (*S3_RETRYABLE_ERRORS, botocore.exceptions.IncompleteReadError)
+_RETRYABLE = (
+    *S3_RETRYABLE_ERRORS,
+    botocore.exceptions.IncompleteReadError,
+    botocore.exceptions.FlexibleChecksumError,
+)
 _RETRY_PAUSE_S = 0.1
 
 CONNECTION_AGE_MAX_S = 12.0

@@ -268,7 +268,11 @@ class SourceStore:
 
         async def call() -> RangeRead:
             async with self._requests:
-                return await self._backend.read_if(wanted, start, end)
+                try:
+                    return await self._backend.read_if(wanted, start, end)
+                except (ObjectChangedError, ObjectMissingError):
+                    # One answer may be wrong: a replica lags, a proxy remembers or sends its page.
+                    return await self._backend.read_if(wanted, start, end)
 
         read = await self._calls.bounded(f"get {wanted.key}", call)
         if read.content_type or read.metadata:

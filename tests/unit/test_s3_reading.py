@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import gc
 import time
 import weakref
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 
-from memfs.stores.s3 import FORMER_COUNT_MAX, S3Store
+from memfs.errors import StoreUnavailableError
+from memfs.stores.s3 import CLIENT_ATTEMPTS, FORMER_COUNT_MAX, S3Store
 from memfs.stores.s3_reading import CONNECTION_AGE_MAX_S
-from tests.servers.lying_s3 import LyingS3, running_lying_s3
+from tests.servers.lying_s3 import Lie, LyingS3, running_lying_s3
 from tests.waiting import WAIT_S
 
 if TYPE_CHECKING:
@@ -90,3 +93,22 @@ async def test_sessions_that_are_renewed_do_not_stay_in_memory(server: LyingS3) 
     left = sum(each() is not None for each in seen)
     assert left <= FORMER_COUNT_MAX + 1
     await store.aclose()
+
+
+@pytest.mark.parametrize("times", [1, 9])
+async def test_a_range_that_its_checksum_does_not_fit_is_asked_for_again(times: int) -> None:
+    sent = DATA[2:5]
+    checksum = base64.b64encode(zlib.crc32(sent).to_bytes(4)).decode()
+    with running_lying_s3(BUCKET) as server:
+        server.objects["a/b"] = DATA
+        server.told_of["a/b"] = {"x-amz-checksum-crc32": checksum}
+        store = store_of(server)
+        server.lie("GET", Lie.FLIP, times)
+        if times == 1:
+            assert await read(store) == sent
+        else:
+            # Not for good: another attempt, a moment later, may go well.
+            with pytest.raises(StoreUnavailableError, match="checksum"):
+                await read(store)
+        assert server.counts["GET"] == CLIENT_ATTEMPTS
+        await store.aclose()
