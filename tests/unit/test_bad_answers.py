@@ -21,6 +21,7 @@ from memfs.stores.store import ObjectStat
 from memfs.types import FormKind
 from tests.moving import State, compressible, incompressible
 from tests.servers.lying_s3 import CHECKSUM_HEADER, Lie, LyingS3, running_lying_s3
+from tests.waiting import WAIT_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,7 +51,8 @@ def lying(server: LyingS3) -> LyingS3:
 @pytest.fixture
 def state(tmp_path: Path, lying: LyingS3) -> Iterator[State]:
     opened = State(tmp_path / "state")
-    config = GlacierConfig(url="s3://bucket/memfs", options=lying.server.options, timeout_s=10.0)
+    # Nothing here waits for it: a busy machine alone may.
+    config = GlacierConfig(url="s3://bucket/memfs", options=lying.server.options, timeout_s=WAIT_S)
     opened.parts.remote = open_remote_store(config, tmp_path / "unused")
     yield opened
     opened.close()
