@@ -31,6 +31,7 @@ from memfs.errors import (
 )
 from memfs.filesystem.shared import UNTOLD_COUNT_MAX
 from memfs.filesystem.tree_changes import TreeChanges
+from memfs.filesystem.xattrs import require_users_name
 from memfs.linux.times import storable_ns
 from memfs.metadata.records import WrittenRaw
 from memfs.namespace import acl
@@ -62,7 +63,10 @@ DEPTH_MAX = 64
 """Directories of a path; files in deeper ones are left. Guess."""
 
 READ_BYTES_MAX = 8 << 20
-"""Bytes of one answer; what lies beyond is left."""
+"""Bytes of one answer, attributes included; what lies beyond is left."""
+
+XATTR_BYTE_COST = 6
+"""What a byte of an attribute counts there: one that is no text is `\\udcff` in the answer."""
 
 
 @dataclass(slots=True)
@@ -394,7 +398,12 @@ class SmallFiles(TreeChanges):
             directory: What the paths begin at.
             paths: Each at least one name.
             xattr: The name of one that is wanted of each.
+
+        Raises:
+            InvalidValueError: It is no name of a user's xattr: the kernel, which shows others to
+                root alone, is not asked here.
         """
+        require_users_name(xattr)
         found: list[SmallContent | None] = []
         left_bytes = READ_BYTES_MAX
         # As for a program that has opened its directories, and reads what is in them then.
@@ -411,9 +420,14 @@ class SmallFiles(TreeChanges):
                 if inode is None or content is None:
                     found.append(None)
                     continue
-                left_bytes -= len(content)
+                value = await self._xattr(inode.ino, xattr) or b""
+                cost = len(content) + XATTR_BYTE_COST * len(value)
+                if cost > left_bytes:
+                    found.append(None)
+                    continue
+                left_bytes -= cost
                 await self._note_read(client, inode, len(content))
-                found.append(SmallContent(content, await self._xattr(inode.ino, xattr) or b""))
+                found.append(SmallContent(content, value))
             await trio.lowlevel.checkpoint()
         await trio.lowlevel.checkpoint()
         return found

@@ -173,12 +173,21 @@ def parse_xattrs(value: bytes) -> list[tuple[bytes, bytes | None]]:
     found: list[tuple[bytes, bytes | None]] = []
     for text, each in wanted.items():
         name = _bytes_of(text)
-        if not name.startswith(_USER) or name == _USER or name.startswith(CONTROL_PREFIX):
-            raise InvalidValueError(f"xattrs: {text!r} is no name of a user's xattr")
+        require_users_name(name)
         if each is not None and not isinstance(each, str):
             raise InvalidValueError(f"xattrs: the value of {text!r} is no text")
         found.append((name, None if each is None else _bytes_of(each)))
     return found
+
+
+def require_users_name(name: bytes) -> None:
+    """Refuse names of xattrs but those of users.
+
+    Raises:
+        InvalidValueError: It is another one, or one that controls memfs.
+    """
+    if not name.startswith(_USER) or name == _USER or name.startswith(CONTROL_PREFIX):
+        raise InvalidValueError(f"xattrs: {_printable(name)!r} is no name of a user's xattr")
 
 
 def _bytes_of(text: str) -> bytes:

@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 from memfs.content.syncer import SYNC_EACH_MAX
-from memfs.errors import NoSpaceError
+from memfs.errors import InvalidValueError, NoSpaceError
 from memfs.filesystem.small_files import (
     CONTENT_BYTES_MAX,
     DEPTH_MAX,
     FILES_A_CHANGE,
+    READ_BYTES_MAX,
     Client,
     SmallFile,
 )
 from memfs.metadata.records import InodeFlags
 from memfs.namespace import acl
-from memfs.types import ROOT_INODE, Tier
+from memfs.types import ROOT_INODE, XATTR_VALUE_BYTES_MAX, Tier
 from tests.disk_calls import intercept, name_of
 from tests.property.world import ROOMY, World
 
@@ -114,6 +115,24 @@ def test_files_have_content_attributes_and_pins_from_the_first_instant(world: Wo
     world.remount()
     assert find(world, b"d", b"a").flags == InodeFlags.DURABLE
     assert get(world, "d/a", "b") == [b"one", b""]
+
+
+def test_an_answer_is_bounded_with_its_attributes(world: World) -> None:
+    """One file with a long attribute, asked for many times, would be gigabytes of the daemon."""
+    put(world, [small("a", b"x" * 1000, kind=b"v" * XATTR_VALUE_BYTES_MAX)])
+    wanted = 2 * READ_BYTES_MAX // XATTR_VALUE_BYTES_MAX
+    reading = world.filesystem.get_small(ROOT, ROOT_INODE, [(b"a",)] * wanted, b"user.kind")
+    found = [each for each in world.run(reading) if each is not None]
+    assert 0 < len(found) < wanted
+    assert sum(len(each.content) + 6 * len(each.xattr) for each in found) <= READ_BYTES_MAX
+
+
+@pytest.mark.parametrize("name", [b"trusted.x", b"security.capability", b"user.memfs.tier", b""])
+def test_only_attributes_of_users_are_told(world: World, name: bytes) -> None:
+    """The kernel shows trusted.* to root alone; it sees nothing of a call here."""
+    put(world, [small("a")])
+    with pytest.raises(InvalidValueError, match="no name of a user's xattr"):
+        world.run(world.filesystem.get_small(ROOT, ROOT_INODE, [(b"a",)], name))
 
 
 def test_a_file_gives_way_as_in_a_rename(world: World) -> None:
