@@ -430,9 +430,10 @@ class Mount(NamedTuple):
             filter_: As an object, or in JSON.
             sort: An xattr, `$size` or `$mtime`; with `-` before it, descending.
             token: That of the page before.
-            limit: Files a page, up to 10,000.
+            limit: Files a page, up to 10,000; fewer where they have 16 MiB of names and attributes.
             names: False: files are only counted.
-            attributes: Return the user xattrs of each file.
+            attributes: Return the user xattrs of each file; those of one that has more than 1 MiB
+                of them are not told.
             at: Name of a snapshot, which is asked instead of the state of now.
 
         Raises:

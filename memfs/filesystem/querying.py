@@ -82,6 +82,10 @@ SEAL_STEPS_MAX = 4
 of a second, and have the size of their last seal."""
 
 PAGE_COUNT_MAX = 10_000
+
+PAGE_BYTES_MAX = 16 << 20
+"""Bytes of names and xattrs of a page as it is sent; the page ends before, and has fewer files than
+were asked for. Guess: three times what 10,000 files with some metadata have."""
 SORTABLE = ("$size", "$mtime")
 
 
@@ -130,7 +134,8 @@ class FoundFile(NamedTuple):
     size: int
     mtime_ns: int
     attributes: dict[str, str] | None
-    """By name without `user.`; None: not asked for, or not to be read by the caller."""
+    """By name without `user.`; None: not asked for, not to be read by the caller, or longer than
+    `XATTR_BYTES_DESCRIBED_MAX`."""
 
 
 class Answer(NamedTuple):
@@ -191,8 +196,13 @@ class Querying:
         elif question.token is None:
             await self._seal_closed()
         scope = Scope(snap, question.caller)
-        page, place = await self._page(question, node, order, scope)
-        files, count = await self._files(page, live, question, scope)
+        while True:
+            page, place = await self._page(question, node, order, scope)
+            files, count, fitting_count = await self._files(page, live, question, scope)
+            if fitting_count == len(page.inos):
+                break
+            # Once more, so that the token is that of the last one that fits.
+            question = question._replace(limit=fitting_count)
         return Answer(
             files,
             count,
@@ -251,13 +261,14 @@ class Querying:
 
     async def _files(
         self, page: FilePage, live: Node, question: Question, scope: Scope
-    ) -> tuple[list[FoundFile], int]:
+    ) -> tuple[list[FoundFile], int, int]:
+        """Return the files of a page, their count, and how many inodes of the page fit."""
         if page.is_exact and not question.names:
             if not scope.is_everything:
-                return [], len(page.inos)
-            return [], await self._count_named(page.inos)
+                return [], len(page.inos), len(page.inos)
+            return [], await self._count_named(page.inos), len(page.inos)
         files: list[FoundFile] = []
-        count = 0
+        count = byte_count = 0
         until_s = time.perf_counter() + SLICE_S
         begin, size = 0, DESCRIBED_A_CALL
         while begin < len(page.inos):
@@ -277,7 +288,10 @@ class Querying:
                 count += 1
                 if question.names:
                     files.append(_found_file(file))
-        return files, count
+                    byte_count += _bytes_sent(files[-1])
+                    if byte_count > PAGE_BYTES_MAX and len(files) > 1:
+                        return [], 0, page.inos.index(file.ino)
+        return files, count, len(page.inos)
 
     async def _count_named(self, inos: Sequence[InodeNo]) -> int:
         """Return how many of the inodes have a name."""
@@ -398,6 +412,15 @@ def _found_file(file: FoundInode) -> FoundFile:
             if is_queryable(name)
         }
     return FoundFile(file.ino, os.fsdecode(file.paths[0]), file.size, file.mtime_ns, attributes)
+
+
+def _bytes_sent(file: FoundFile) -> int:
+    """Return about how many bytes a file is of an answer."""
+    texts = [file.path]
+    for name, value in (file.attributes or {}).items():
+        texts += (name, value)
+    # What is no ASCII is `\\u1234` for each letter.
+    return sum(len(text) if text.isascii() else 6 * len(text) for text in texts)
 
 
 def caller_of(caller: Caller) -> Credentials | None:

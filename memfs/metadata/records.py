@@ -413,6 +413,10 @@ class Scope(NamedTuple):
 EVERYTHING = Scope()
 
 
+XATTR_BYTES_DESCRIBED_MAX = 1 << 20
+"""Of one inode; a file may have gigabytes of xattrs. Guess: 16 of the longest ones."""
+
+
 class FoundInode(NamedTuple):
     """An inode as a scope shows it."""
 
@@ -423,7 +427,8 @@ class FoundInode(NamedTuple):
     """As of the last seal."""
     mtime_ns: int
     xattrs: tuple[tuple[bytes, bytes], ...] | None
-    """All by name; None: the caller may not read the file, or did not ask."""
+    """All by name; None: the caller may not read the file, or did not ask, or they are longer than
+    `XATTR_BYTES_DESCRIBED_MAX`."""
 
 
 class IndexProgress(NamedTuple):

@@ -2,7 +2,25 @@
 
 from __future__ import annotations
 
-from memfs.filesystem.querying import DESCRIBED_A_CALL, SLICE_S, next_size
+import os
+from typing import TYPE_CHECKING, NoReturn
+
+from memfs.filesystem.querying import (
+    DESCRIBED_A_CALL,
+    PAGE_BYTES_MAX,
+    SLICE_S,
+    Querying,
+    Question,
+    next_size,
+)
+from memfs.metadata.records import XATTR_BYTES_DESCRIBED_MAX
+from memfs.types import ROOT_INODE, XATTR_VALUE_BYTES_MAX
+from tests.property.world import ROOMY, World
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from memfs.filesystem.querying import FoundFile
 
 
 def test_a_call_has_fewer_files_after_one_that_took_long() -> None:
@@ -19,3 +37,42 @@ def test_a_call_has_more_files_again_after_one_that_was_quick() -> None:
     for _ in range(10):
         size = next_size(size, 0.0)
     assert size == DESCRIBED_A_CALL
+
+
+class _Nowhere:
+    async def find_files(self, *_: object) -> NoReturn:
+        raise AssertionError("the loop finds a few files")
+
+
+def test_a_page_is_bounded_in_bytes_and_tells_all_files_in_the_end(tmp_path: Path) -> None:
+    """By a question, a user who set long xattrs would take gigabytes of the daemon."""
+    world = World(tmp_path, ROOMY, passthrough=True)
+    try:
+        value = b"\xff" * XATTR_VALUE_BYTES_MAX
+        for number in range(60):
+            file = world.create(ROOT_INODE, b"%02d" % number, 0o644, os.O_WRONLY)
+            world.release(file)
+            count = 17 if number == 7 else 1
+            for key in range(count):
+                name = b"user.k%d" % key
+                world.request(
+                    world.filesystem.set_xattr(world.program, file.ino, name, value, 0, False)
+                )
+        querying = Querying(world.parts, _Nowhere())
+        files: list[FoundFile] = []
+        token, page_count = None, 0
+        while page_count == 0 or token is not None:
+            question = Question("{}", token=token, attributes=True)
+            answer = world.run(querying.ask(question))
+            sent = sum(6 * len(v) for f in answer.files for v in (f.attributes or {}).values())
+            assert sent <= PAGE_BYTES_MAX
+            files += answer.files
+            token, page_count = answer.token, page_count + 1
+        assert page_count > 1
+        assert [file.path for file in files if file.path] == [f"{n:02}" for n in range(60)]
+        known = {file.path: file.attributes for file in files}
+        assert 17 * len(value) > XATTR_BYTES_DESCRIBED_MAX
+        assert known["07"] is None
+        assert known["08"] == {"k0": "\udcff" * len(value)}
+    finally:
+        world.close()

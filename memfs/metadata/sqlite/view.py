@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memfs.metadata.records import EVERYTHING, FoundInode
+from memfs.metadata.records import EVERYTHING, XATTR_BYTES_DESCRIBED_MAX, FoundInode
 from memfs.namespace.acl import ACCESS_XATTR
 from memfs.namespace.permissions import READ, SEARCH, permits
 from memfs.types import NOW, ROOT_INODE, InodeNo
@@ -64,6 +64,8 @@ XATTRS_AT = """
     order by name
 """
 """Names and values of the xattrs of inode ?1 as of snapshot ?2."""
+_XATTR_BYTES = f"select sum(length(name) + length(value)) from ({_XATTRS})"
+_XATTR_BYTES_AT = f"select sum(length(name) + length(value)) from ({XATTRS_AT})"
 
 
 class View:
@@ -168,10 +170,15 @@ class View:
                 continue
             *_, size, mtime_ns = rows[0]
             xattrs = None
-            if with_xattrs and self.may_read(ino):
+            if with_xattrs and self.may_read(ino) and self._are_describable(ino):
                 xattrs = tuple(self.xattrs(ino))
             found.append(FoundInode(ino, tuple(paths), size, mtime_ns, xattrs))
         return found
+
+    def _are_describable(self, ino: int) -> bool:
+        """Tell whether the xattrs are short enough; their values are not read for it."""
+        [(byte_count,)] = self._fetch(*self._at(ino, _XATTR_BYTES, _XATTR_BYTES_AT))
+        return (byte_count or 0) <= XATTR_BYTES_DESCRIBED_MAX
 
     def _at(self, ino: int, now: str, then: str) -> tuple[str, Parameters]:
         return (now, (ino,)) if self._snap == NOW else (then, (ino, self._snap))
