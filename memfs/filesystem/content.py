@@ -24,7 +24,7 @@ from memfs.errors import (
 )
 from memfs.filesystem.attributes import AttributeRequests, without_suidgid
 from memfs.filesystem.replies import Opened
-from memfs.linux.files import fallocate, read_cached
+from memfs.linux.files import FallocateMode, fallocate, read_cached
 from memfs.metadata.records import AttributeChanges, Inode
 from memfs.moves.hydrating import hydrate
 from memfs.traces.access_log import Operation
@@ -51,6 +51,9 @@ cost twice. Guess."""
 
 COPY_BYTES_MAX = 64 << 20
 """Bytes of one copy_file_range; the kernel asks again for the rest (copy_file_range(2))."""
+
+_BLOCK_BYTES = 512
+"""The unit of `st_blocks` (inode(7))."""
 
 
 class ContentRequests(AttributeRequests):
@@ -246,7 +249,7 @@ class ContentRequests(AttributeRequests):
         try:
             await leave()
             await trio.to_thread.run_sync(
-                fallocate, fd, mode, offset, length, limiter=self._threads
+                _allocate, fd, mode, offset, length, limiter=self._threads
             )
         finally:
             os.close(fd)
@@ -327,3 +330,24 @@ class ContentRequests(AttributeRequests):
         # Bytes change next: not where a full disk takes no commit, and the request is refused.
         await self._commit_early()
         return after
+
+
+def _allocate(fd: int, mode: int, offset: int, length: int) -> None:
+    """Allocate bytes of a raw file, or what else fallocate(2) does.
+
+    ext4 allocates until nothing is left before it tells ENOSPC, and keeps that; for the daemon it
+    takes the blocks that are for root as well. What cannot succeed is therefore refused before.
+
+    Raises:
+        NoSpaceError: There is less room than the range needs in any case.
+        OSError: As fallocate(2) says.
+    """
+    if mode in (0, FallocateMode.KEEP_SIZE):
+        disk = os.fstatvfs(fd)
+        missing_bytes = length - os.fstat(fd).st_blocks * _BLOCK_BYTES
+        room_bytes = disk.f_bavail * disk.f_frsize
+        if missing_bytes > room_bytes:
+            raise NoSpaceError(
+                f"{length} bytes cannot be allocated: the disk has room for {room_bytes} more"
+            )
+    fallocate(fd, mode, offset, length)
