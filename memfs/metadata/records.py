@@ -414,7 +414,7 @@ EVERYTHING = Scope()
 
 
 XATTR_BYTES_DESCRIBED_MAX = 1 << 20
-"""Of one inode; a file may have gigabytes of xattrs. Guess: 16 of the longest ones."""
+"""The most that is told of one inode; a file may have gigabytes of xattrs. Guess: 16 long ones."""
 
 
 class FoundInode(NamedTuple):
