@@ -333,10 +333,22 @@ class S3Store(FsspecStore):
             raise
 
     def _uploads(self, prefix: str) -> list[dict[str, Any]]:
-        answer: dict[str, Any] = self._fs.call_s3(
-            "list_multipart_uploads", Bucket=self._bucket, Prefix=self._key(prefix)
-        )
-        return list(answer.get("Uploads", ()))
+        which = {"Bucket": self._bucket, "Prefix": self._key(prefix)}
+        found: list[dict[str, Any]] = []
+        place: dict[str, str] = {}
+        while True:
+            answer: dict[str, Any] = self._fs.call_s3("list_multipart_uploads", **which, **place)
+            found += answer.get("Uploads", ())
+            before, place = (
+                place,
+                {
+                    "KeyMarker": answer.get("NextKeyMarker", ""),
+                    "UploadIdMarker": answer.get("NextUploadIdMarker", ""),
+                },
+            )
+            # A store that does not go on would be asked for ever.
+            if not answer.get("IsTruncated") or place == before or not place["KeyMarker"]:
+                return found
 
     def _list_uploads(self, prefix: str) -> list[ObjectStat]:
         skip = len(self._key(""))

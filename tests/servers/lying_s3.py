@@ -80,7 +80,7 @@ class LyingS3:
         self.is_ordered = True
         """False: objects are listed in the order in which they were written."""
         self.page_count = 1000
-        """Objects of one page of a listing."""
+        """Objects, or unfinished uploads, of one page of a listing."""
         self.counts: Counter[str] = Counter()
         """Requests by operation: `GET`, `PUT`, `HEAD`, `DELETE`, `LIST`, `PART`, ..."""
         self.methods: Counter[str] = Counter()
@@ -347,7 +347,10 @@ class _Handler(BaseHTTPRequestHandler):
             )
         if operation == "UPLOADS":
             prefix = query.get("prefix", "")
-            return self._send_xml("ListMultipartUploadsResult", self._describe_uploads(prefix))
+            return self._send_xml(
+                "ListMultipartUploadsResult",
+                self._describe_uploads(prefix, query.get("upload-id-marker", "")),
+            )
         if number not in uploads:
             raise _Refusal(404, "NoSuchUpload")
         if operation == "PART":
@@ -366,13 +369,26 @@ class _Handler(BaseHTTPRequestHandler):
             "CompleteMultipartUploadResult", f"{place}<ETag>{_etag(whole)}</ETag>"
         )
 
-    def _describe_uploads(self, prefix: str) -> str:
-        return "<IsTruncated>false</IsTruncated>" + "".join(
+    def _describe_uploads(self, prefix: str, marker: str) -> str:
+        """Return a page of unfinished uploads, in the order of their ids."""
+        found = [
+            (number, upload)
+            for number, upload in sorted(self.lying.uploads.items())
+            if upload.key.startswith(prefix) and number > marker
+        ]
+        page = found[: self.lying.page_count]
+        more = "<IsTruncated>false</IsTruncated>"
+        if len(page) < len(found):
+            number, upload = page[-1]
+            more = (
+                f"<IsTruncated>true</IsTruncated><NextKeyMarker>{escape(upload.key)}"
+                f"</NextKeyMarker><NextUploadIdMarker>{number}</NextUploadIdMarker>"
+            )
+        return more + "".join(
             f"<Upload><Key>{escape(upload.key)}</Key><UploadId>{number}</UploadId>"
             f"<Initiated>{time.strftime('%Y-%m-%dT%H:%M:%S.000Z', time.gmtime(upload.begun_s))}"
             "</Initiated></Upload>"
-            for number, upload in sorted(self.lying.uploads.items())
-            if upload.key.startswith(prefix)
+            for number, upload in page
         )
 
     def _refuse(self, refusal: _Refusal) -> None:
