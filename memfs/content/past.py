@@ -28,7 +28,7 @@ from memfs.errors import (
     ObjectMissingError,
     StaleInodeError,
 )
-from memfs.linux.files import read_cached
+from memfs.linux.files import read_cached, seek_span
 from memfs.linux.times import storable_ns
 from memfs.metadata.foreign import Conflict
 from memfs.metadata.records import InodeFlags
@@ -314,7 +314,7 @@ class PastFile:
                 if not 0 <= offset < content.inode.size:
                     raise OSError(errno.ENXIO, f"offset {offset} is not below the end")
                 return offset if whence == os.SEEK_DATA else content.inode.size
-            found = os.lseek(await self._checked_fd(), offset, whence)
+            found = seek_span(await self._checked_fd(), offset, whence)
             if await self._reader.holds(content):
                 return found
             await self._find_again()

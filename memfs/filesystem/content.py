@@ -24,7 +24,7 @@ from memfs.errors import (
 )
 from memfs.filesystem.attributes import AttributeRequests, without_suidgid
 from memfs.filesystem.replies import Opened
-from memfs.linux.files import FallocateMode, fallocate, read_cached
+from memfs.linux.files import FallocateMode, fallocate, read_cached, seek_span
 from memfs.metadata.records import AttributeChanges, Inode
 from memfs.moves.hydrating import hydrate
 from memfs.traces.access_log import Operation
@@ -264,7 +264,7 @@ class ContentRequests(AttributeRequests):
         if inode.raw:
             fd = self._raw_store.open(inode.raw, os.O_RDONLY)
             try:
-                return os.lseek(fd, offset, whence)
+                return seek_span(fd, offset, whence)
             finally:
                 os.close(fd)
         if not 0 <= offset < inode.size:

@@ -72,6 +72,10 @@ class XattrRequests(ContentRequests):
             raise NotSupportedError(f"xattr {_printable(name)}: no such namespace here")
         if len(value) > XATTR_VALUE_BYTES_MAX:
             raise TooBigError(f"xattr {_printable(name)}: {len(value)} bytes are over 64 KiB")
+        if name == CAPABILITY_XATTR and not value:
+            # The kernel asks no right for it (`vfs_setxattr` looks at the size first), so that
+            # anybody could take away the capabilities of a program.
+            raise InvalidValueError(f"xattr {_printable(name)}: an empty value is no capability")
         if name in (acl.ACCESS_XATTR, acl.DEFAULT_XATTR):
             await self._set_acl(ino, name, value, kill_sgid)
         else:

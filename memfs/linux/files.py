@@ -73,6 +73,28 @@ def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
             raise error
 
 
+def seek_span(fd: int, offset: int, whence: int) -> int:
+    """Return where the next data or hole of a file begins (lseek(2)).
+
+    On tmpfs, the hole behind data in the last page below 2**63 has a negative place: it is the end.
+
+    Args:
+        fd: An open file.
+        offset: In bytes, where the search begins.
+        whence: `os.SEEK_DATA` or `os.SEEK_HOLE`.
+
+    Raises:
+        OSError: ENXIO: there is none from there on, or the offset lies past the end.
+    """
+    try:
+        return os.lseek(fd, offset, whence)
+    except (OSError, SystemError) as error:
+        # Python takes any negative answer for a failure, and finds that errno tells none.
+        if isinstance(error, OSError) and error.errno:
+            raise
+        return os.fstat(fd).st_size
+
+
 def share_blocks(source_fd: int, target_fd: int) -> bool:
     """Let the target share all blocks of the source, copy on write.
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import blake3
 
+from memfs.linux.files import seek_span
 from memfs.stores.disk import ByteProgress, disk_errors
 from memfs.stores.packing import worker_count
 from memfs.stores.zeros import ZeroRuns
@@ -107,7 +108,7 @@ def _pieces(source: Path) -> Iterator[_Piece]:
 def _seek(fd: int, at: int, whence: int, size: int) -> int:
     """Return where the next data or the next hole begins; `size` if nothing does before."""
     try:
-        return min(os.lseek(fd, at, whence), size)
+        return min(seek_span(fd, at, whence), size)
     except OSError as error:
         if error.errno == codes.ENXIO:
             # No data up to the end.

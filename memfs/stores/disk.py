@@ -19,7 +19,7 @@ from memfs.errors import (
     ObjectMissingError,
     StoreError,
 )
-from memfs.linux.files import share_blocks, sync_directory
+from memfs.linux.files import seek_span, share_blocks, sync_directory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -169,8 +169,8 @@ def _data_extents(fd: int, size: int) -> Iterator[tuple[int, int]]:
     end = 0
     while end < size:
         try:
-            start = os.lseek(fd, end, os.SEEK_DATA)
-            end = os.lseek(fd, start, os.SEEK_HOLE)
+            start = seek_span(fd, end, os.SEEK_DATA)
+            end = seek_span(fd, start, os.SEEK_HOLE)
         except OSError as error:
             # The rest is a hole, or was cut off meanwhile.
             if error.errno == codes.ENXIO:

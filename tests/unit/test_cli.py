@@ -75,6 +75,29 @@ def test_no_command_looks_at_a_mountpoint_to_read_its_arguments() -> None:
     assert all(isinstance(each, PlacePath) for each in types)
 
 
+def test_an_empty_path_is_no_path_of_any_command(capfd: pytest.CaptureFixture[str]) -> None:
+    """`memfs mount "$UNSET"` mounted over the working directory."""
+    types = [
+        parameter.type
+        for command in _leaves(list_commands())
+        for parameter in command.params
+        if isinstance(parameter.type, click.Path | PlacePath)
+    ]
+    assert len(types) > 60
+    for each in types:
+        with pytest.raises(click.BadParameter, match="the path is empty"):
+            each.convert("", None, None)
+    for arguments in (
+        ["mount", ""],
+        ["umount", ""],
+        ["adopt", "s3://b", ""],
+        ["tag", "", "key=value"],
+    ):
+        code, line = _refused(capfd, *arguments)
+        assert code == ExitCode.USAGE
+        assert "the path is empty" in line
+
+
 def test_without_a_command_the_help_is_shown(capfd: pytest.CaptureFixture[str]) -> None:
     assert run([]) == ExitCode.USAGE
     assert "Usage: memfs" in capfd.readouterr().out

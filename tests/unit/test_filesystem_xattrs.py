@@ -105,3 +105,17 @@ def test_cached_pages_go_of_a_file_that_is_about_to_be_replaced(
     assert len(dropped) == 1, "it stays by its other name, and a directory has no pages"
     with pytest.raises(InvalidValueError, match="takes `drop`, and not 'x'"):
         set_xattr(world, file.ino, "cache", "x")
+
+
+def test_an_empty_value_takes_no_capability_away(world: World) -> None:
+    """The kernel asks no right for `setfattr -n security.capability`, without a value."""
+    file = world.create(ROOT_INODE, b"file", 0o644, os.O_RDWR)
+    world.release(file)
+    name = b"security.capability"
+    capability = bytes.fromhex("0000000200040000000000000000000000000000")
+    filesystem = world.filesystem
+    world.run(filesystem.set_xattr(world.program, file.ino, name, capability, 0, kill_sgid=False))
+    with pytest.raises(InvalidValueError, match="no capability"):
+        world.run(filesystem.set_xattr(world.program, file.ino, name, b"", 0, kill_sgid=False))
+    world.run(filesystem.commit())
+    assert world.run(filesystem.get_xattr(world.program, file.ino, name)) == capability

@@ -15,6 +15,7 @@ import pytest
 from memfs.linux.files import (
     FallocateMode,
     fallocate,
+    seek_span,
     share_blocks,
     spread_subdirectories,
     start_writeback,
@@ -203,3 +204,14 @@ def fstype_of(path: Path) -> str:
     device = path.stat().st_dev
     name = f"{os.major(device)}:{os.minor(device)}"
     return next(mount.type for mount in list_mounts() if mount.device == name)
+
+
+def test_a_hole_behind_the_last_page_of_all_is_the_end_on_tmpfs() -> None:
+    """The kernel answers -2**63, which `os.lseek` takes for a failure without an errno."""
+    with tempfile.TemporaryFile(dir="/dev/shm", buffering=0) as file:
+        offset = (1 << 63) - 1 - 4096
+        os.pwrite(file.fileno(), b"data", offset)
+        assert seek_span(file.fileno(), offset, os.SEEK_HOLE) == offset + 4
+        assert seek_span(file.fileno(), 0, os.SEEK_DATA) <= offset
+        with pytest.raises(OSError, match="No such device or address"):
+            seek_span(file.fileno(), offset + 4, os.SEEK_HOLE)

@@ -12,11 +12,15 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable
 
     from memfs.control.report import PricesReport
 
 F = TypeVar("F", bound="Callable[..., object]")
+
+_EMPTY = "the path is empty; name one, or `.` for the working directory"
+"""An empty word is most often a variable of a script that is not set, and not that directory."""
 
 
 class PlacePath(click.ParamType[Path]):
@@ -27,8 +31,38 @@ class PlacePath(click.ParamType[Path]):
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> Path:
+        """Return the path as it is written; an empty one is refused."""
+        if isinstance(value, Path):
+            return value
+        if not value:
+            self.fail(_EMPTY, param, ctx)
+        return Path(str(value))
+
+
+class GivenPath(click.Path):
+    """A path of a file or a directory, that may have to exist; an empty one is refused.
+
+    Args:
+        exists: It has to be there.
+        file_okay: It may be a file.
+        dir_okay: It may be a directory.
+    """
+
+    def __init__(
+        self, *, exists: bool = False, file_okay: bool = True, dir_okay: bool = True
+    ) -> None:
+        super().__init__(exists=exists, file_okay=file_okay, dir_okay=dir_okay, path_type=Path)
+
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> str | bytes | os.PathLike[str]:
         """Return the path as it is written."""
-        return value if isinstance(value, Path) else Path(str(value))
+        if value == "":
+            self.fail(_EMPTY, param, ctx)
+        return super().convert(value, param, ctx)
 
 
 MOUNTPOINT = PlacePath()
@@ -42,9 +76,7 @@ MOUNT = click.option(
 )
 """The mount that a command is about, where that is no path of its own."""
 
-PATHS = click.argument(
-    "paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(path_type=Path)
-)
+PATHS = click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=GivenPath())
 """Files and trees to work on."""
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="For programs.")

@@ -13,7 +13,7 @@ import click
 from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
 from memfs.sizes import format_count, format_duration, format_size, parse_duration
-from memfs_tools.arguments import AS_JSON
+from memfs_tools.arguments import AS_JSON, MOUNTPOINT, GivenPath
 from memfs_tools.mounts import find_mount_above
 from memfs_tools.terminal import complain, tell, tell_json
 from memfs_tools.tree_work import Totals, TreeWork, Work
@@ -102,7 +102,7 @@ def adopt(
         raise click.UsageError("give PATH" if chosen else "give URL and PATH")
     if (lazy or head) and chosen:
         raise click.UsageError("--lazy and --head are for URL and PATH")
-    path = Path(arguments[-1])
+    path = MOUNTPOINT.convert(arguments[-1], None, None)
     watch_s = None if watch is None else _seconds(watch)
     if own:
         _own(path, as_json=as_json)
@@ -146,7 +146,7 @@ def adopt(
 
 
 @click.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=GivenPath())
 @AS_JSON
 def release(path: Path, as_json: bool) -> None:
     """Give a directory back what was adopted from it.

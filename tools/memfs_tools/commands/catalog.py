@@ -5,18 +5,19 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from memfs.errors import UsageError
 from memfs.sizes import format_count
-from memfs_tools.arguments import MOUNT, MOUNTPOINT
+from memfs_tools.arguments import MOUNT, MOUNTPOINT, GivenPath
 from memfs_tools.mounts import meant_mount
 from memfs_tools.terminal import complain, tell
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from memfs.client.mount import Mount
 
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 @click.option(
     "--parquet",
     "file",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=GivenPath(dir_okay=False),
     help="The file to write; what has that name is replaced at the end.",
 )
 @click.option("--ncdu", is_flag=True, help="Write what ncdu(1) reads to standard output.")

@@ -10,7 +10,7 @@ import click
 
 from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
-from memfs_tools.arguments import AS_JSON
+from memfs_tools.arguments import AS_JSON, GivenPath
 from memfs_tools.copies import tell_copy, watched
 from memfs_tools.mounts import find_mount_above
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("source", type=click.Path(path_type=Path))
-@click.argument("target", type=click.Path(path_type=Path))
+@click.argument("source", type=GivenPath())
+@click.argument("target", type=GivenPath())
 @click.option("--replace", is_flag=True, help="Replace what has that name.")
 @AS_JSON
 def clone(source: Path, target: Path, replace: bool, as_json: bool) -> None:

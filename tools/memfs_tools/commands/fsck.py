@@ -8,7 +8,6 @@ import os
 import sys
 import time
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -33,18 +32,20 @@ from memfs.stores.remote import open_stores, together
 from memfs_daemon.options import parse_options
 from memfs_daemon.state_dir import require_state
 from memfs_daemon.state_lock import StateLock
-from memfs_tools.arguments import AS_JSON
+from memfs_tools.arguments import AS_JSON, GivenPath
 from memfs_tools.display import progress_bar
 from memfs_tools.terminal import complain, tell, tell_json
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from memfs.config import Config
     from memfs.fsck.report import Progress, Report
 
 
 @click.command()
-@click.argument("state", type=click.Path(path_type=Path))
-@click.option("-c", "--config", type=click.Path(path_type=Path), metavar="FILE", help="TOML file.")
+@click.argument("state", type=GivenPath())
+@click.option("-c", "--config", type=GivenPath(), metavar="FILE", help="TOML file.")
 @click.option("-o", "options", multiple=True, metavar="KEY=VALUE", help="As of `memfs mount`.")
 @click.option("--verify", is_flag=True, help="Read packed and remote files whole; takes long.")
 @click.option("--repair", "mends", is_flag=True, help="Rebuild damaged metadata first.")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from memfs.encryption.keys import generate_key_file
+from memfs_tools.arguments import GivenPath
 from memfs_tools.terminal import tell
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @click.group()
@@ -20,7 +24,7 @@ def key() -> None:
 
 
 @key.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=GivenPath())
 def generate(file: Path) -> None:
     """Write a new random key into a new file that only you can read.
 

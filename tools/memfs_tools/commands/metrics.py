@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -14,13 +13,14 @@ from memfs import __version__
 from memfs.errors import InvalidValueError, MemfsError, UsageError
 from memfs.exit_codes import ExitCode
 from memfs.sizes import parse_duration
-from memfs_tools.arguments import MOUNTPOINT
+from memfs_tools.arguments import MOUNTPOINT, GivenPath
 from memfs_tools.mounts import require_mount
 from memfs_tools.terminal import complain, tell_lines
 from memfs_tools.whole_files import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from memfs.client.mount import Mount
 
@@ -34,7 +34,7 @@ _ANSWER_BYTES_MAX = 64 << 10
 @click.argument("mountpoint", type=MOUNTPOINT)
 @click.option(
     "--textfile",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=GivenPath(dir_okay=False),
     metavar="FILE",
     help="Write there, whole or not at all: for the textfile collector of node_exporter.",
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,19 +14,22 @@ from memfs.exit_codes import ExitCode
 from memfs.linux.mounts import unmount
 from memfs.types import DRIVERS
 from memfs_daemon.options import parse_options
-from memfs_tools.arguments import MOUNTPOINT
+from memfs_tools.arguments import MOUNTPOINT, GivenPath
 from memfs_tools.launch import start_daemon
 from memfs_tools.mounts import find_daemon, find_mount_at
 from memfs_tools.places import default_state_dir
 from memfs_tools.remounting import remount
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 
 @click.command()
 @click.argument("mountpoint", type=MOUNTPOINT)
-@click.option("-c", "--config", type=click.Path(path_type=Path), metavar="FILE", help="TOML file.")
+@click.option("-c", "--config", type=GivenPath(), metavar="FILE", help="TOML file.")
 @click.option(
     "--state",
-    type=click.Path(path_type=Path),
+    type=GivenPath(),
     metavar="DIR",
     help="State directory: where the bytes are. Made if missing. "
     "Default: below /var/lib/memfs for root, else below ~/.local/share/memfs.",

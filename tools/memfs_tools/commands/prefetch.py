@@ -13,7 +13,7 @@ import click
 from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
 from memfs.sizes import format_size
-from memfs_tools.arguments import AS_JSON
+from memfs_tools.arguments import AS_JSON, GivenPath
 from memfs_tools.mounts import find_mount_above
 from memfs_tools.terminal import complain, tell, tell_json
 
@@ -54,7 +54,7 @@ _ENDING_S_MAX = 5.0
 
 
 @click.command()
-@click.argument("paths", nargs=-1, metavar="PATH...", type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, metavar="PATH...", type=GivenPath())
 @click.option("--from-file", metavar="LIST", help="Read paths from a file, one a line; -: stdin.")
 @click.option(
     "--tier",

@@ -12,7 +12,7 @@ import click
 from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
 from memfs.sizes import format_count, format_size
-from memfs_tools.arguments import AS_JSON
+from memfs_tools.arguments import AS_JSON, GivenPath
 from memfs_tools.mounts import find_mount_above
 from memfs_tools.terminal import complain, tell, tell_json
 from memfs_tools.tree_work import LEFT_WORDS, Totals, TreeWork, Work
@@ -35,7 +35,7 @@ _WORDS = {
 
 
 @click.command()
-@click.argument("path", type=click.Path(path_type=Path, exists=True))
+@click.argument("path", type=GivenPath(exists=True))
 @click.argument("url")
 @click.option("--watch", is_flag=True, help="And whatever is written there from now on.")
 @click.option("--manifest", is_flag=True, help=f"Add {MANIFEST}, and {SUCCESS} last.")

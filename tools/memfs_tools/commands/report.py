@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from memfs_tools.arguments import AS_JSON, MOUNTPOINT, price_options, repricing
+from memfs_tools.arguments import AS_JSON, MOUNTPOINT, GivenPath, price_options, repricing
 from memfs_tools.mounts import require_mount
 from memfs_tools.terminal import complain, tell, tell_json
 from memfs_tools.whole_files import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from memfs.report.gathering import Gathered
     from memfs.report.options import Chart
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.argument("mountpoint", type=MOUNTPOINT)
 @click.option(
     "--html",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=GivenPath(dir_okay=False),
     metavar="FILE",
     help="Write a page with charts there: one file, which opens without a network.",
 )
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 @price_options
 @click.option(
     "--trace",
-    type=click.Path(path_type=Path, exists=True),
+    type=GivenPath(exists=True),
     metavar="DIRECTORY",
     help="Tell what other sizes would serve by this trace; else by the one that the mount records "
     "or has recorded.",

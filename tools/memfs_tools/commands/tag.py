@@ -13,6 +13,7 @@ from memfs.client.tagging import Tagged, read_csv, set_tags, tag_name
 from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
 from memfs.sizes import format_count
+from memfs_tools.arguments import MOUNTPOINT, GivenPath
 from memfs_tools.terminal import complain, tell
 
 if TYPE_CHECKING:
@@ -27,13 +28,13 @@ if TYPE_CHECKING:
     "--from",
     "--csv",
     "table",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=GivenPath(exists=True, dir_okay=False),
     help="Take paths and values from a table, CSV or Parquet: a column `path`, and one for each "
     "tag.",
 )
 @click.option(
     "--base",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=GivenPath(file_okay=False),
     help="Where relative paths of the table begin; by default in the working directory.",
 )
 def tag(
@@ -90,7 +91,7 @@ def _split(words: tuple[str, ...]) -> tuple[list[Path], dict[bytes, bytes | None
     for word in words[count:]:
         key, _, value = word.partition("=")
         tags[tag_name(key)] = os.fsencode(value)
-    return [Path(word) for word in words[:count]], tags
+    return [MOUNTPOINT.convert(word, None, None) for word in words[:count]], tags
 
 
 def _walk(paths: Iterable[Path], *, recursive: bool) -> Iterator[Path]:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from memfs.sizes import format_count, format_duration, format_size
-from memfs_tools.arguments import AS_JSON, MOUNTPOINT
+from memfs_tools.arguments import AS_JSON, MOUNTPOINT, GivenPath
 from memfs_tools.mounts import require_mount
 from memfs_tools.terminal import tell, tell_json
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from memfs.control.methods.mount import TraceReport
 
 _mountpoint = click.argument("mountpoint", type=MOUNTPOINT)
@@ -35,7 +36,7 @@ def trace() -> None:
 
 
 @trace.command()
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=GivenPath())
 @_mountpoint
 @click.option("--paths/--no-paths", default=True, help="Record the path of each file, too.")
 @AS_JSON

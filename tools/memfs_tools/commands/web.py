@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from memfs.errors import UsageError
-from memfs_tools.arguments import MOUNTPOINT, price_options, repricing
+from memfs_tools.arguments import MOUNTPOINT, GivenPath, price_options, repricing
 from memfs_tools.mounts import require_mount
 from memfs_tools.terminal import complain, tell
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from memfs_tools.web.gate import Secrets
 
 _TOKEN_BYTES_MIN = 20
@@ -42,7 +43,7 @@ _TOKEN_BYTES_MAX = 200
 )
 @click.option(
     "--token-file",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=GivenPath(dir_okay=False),
     help="Take the token from there, and make the file if it is missing; else it is new each time.",
 )
 @price_options

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from memfs.errors import InvalidValueError, UsageError
 from memfs.sizes import format_size, parse_size
-from memfs_tools.arguments import AS_JSON
+from memfs_tools.arguments import AS_JSON, GivenPath
 from memfs_tools.terminal import tell, tell_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @click.command("what-if")
@@ -18,7 +21,7 @@ from memfs_tools.terminal import tell, tell_json
     "--trace",
     "trace_path",
     required=True,
-    type=click.Path(path_type=Path),
+    type=GivenPath(),
     help="A recorded trace, or CSV or Parquet with the columns key and size.",
 )
 @click.option("--warm", required=True, metavar="SIZE", help="RAM: 16GiB, or 30% of all files.")

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from memfs.client.placement import read as read_placement
 from memfs.sizes import format_duration, format_size
-from memfs_tools.arguments import AS_JSON
+from memfs_tools.arguments import AS_JSON, GivenPath
 from memfs_tools.commands.snapshot.options import show_instant
 from memfs_tools.terminal import tell, tell_json
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from memfs.client.placement import Placement
 
 
 @click.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=GivenPath())
 @AS_JSON
 def why(path: Path, as_json: bool) -> None:
     """Tell where a file is, and the decision that brought it there.

@@ -29,7 +29,7 @@ from memfs.urls import url_without_secrets
 from memfs_daemon.options import parse_options
 from memfs_daemon.state_dir import require_state
 from memfs_daemon.state_lock import StateLock
-from memfs_tools.arguments import AS_JSON
+from memfs_tools.arguments import AS_JSON, GivenPath
 from memfs_tools.commands.snapshot.options import show_instant
 from memfs_tools.display import progress_bar
 from memfs_tools.terminal import complain, tell, tell_json
@@ -46,11 +46,9 @@ _PATHS_SHOWN = 10
 
 @click.command("import")
 @click.argument("url", required=False)
-@click.option(
-    "--state", type=click.Path(path_type=Path), metavar="DIR", help="The new state directory."
-)
+@click.option("--state", type=GivenPath(), metavar="DIR", help="The new state directory.")
 @click.option("--at", metavar="ID", help="Which export; by default the newest.")
-@click.option("-c", "--config", type=click.Path(path_type=Path), metavar="FILE", help="TOML file.")
+@click.option("-c", "--config", type=GivenPath(), metavar="FILE", help="TOML file.")
 @click.option("-o", "options", multiple=True, metavar="KEY=VALUE", help="As of `memfs mount`.")
 @click.option("--list", "only_list", is_flag=True, help="Only list the exports in the store.")
 @click.option("--take-over", "takes", is_flag=True, help="The former state is gone for good.")

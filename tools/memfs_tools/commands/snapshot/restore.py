@@ -10,7 +10,7 @@ import click
 
 from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
-from memfs_tools.arguments import AS_JSON, MOUNT
+from memfs_tools.arguments import AS_JSON, MOUNT, GivenPath
 from memfs_tools.copies import tell_copy, watched
 from memfs_tools.mounts import choose_mount
 from memfs_tools.terminal import tell
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @click.argument("path", metavar="PATH[@NAME]", required=False)
 @click.option("--all", "is_all", is_flag=True, help="Everything; PATH may be @NAME then.")
 @click.option("--at", "name", metavar="NAME", help="From this snapshot, whatever PATH looks like.")
-@click.option("--to", type=click.Path(path_type=Path), help="Put it there, and not where it was.")
+@click.option("--to", type=GivenPath(), help="Put it there, and not where it was.")
 @click.option("--delete", is_flag=True, help="Remove what was not there.")
 @click.option("--dry-run", is_flag=True, help="Only list what would be done.")
 @MOUNT

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from memfs.sizes import format_size
-from memfs_tools.arguments import AS_JSON
+from memfs_tools.arguments import AS_JSON, GivenPath
 from memfs_tools.commands.snapshot.options import show_instant
 from memfs_tools.mounts import choose_mount
 from memfs_tools.terminal import tell, tell_json
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from memfs.control.methods.snapshots import VersionReport
 
 
 @click.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=GivenPath())
 @AS_JSON
 def versions(path: Path, as_json: bool) -> None:
     """Show what is left of the versions of a file, also of one that was removed.
