@@ -37,7 +37,7 @@ from memfs.errors import (
     ObjectChangedError,
     StaleInodeError,
 )
-from memfs.linux.files import sync_directory, take_lease
+from memfs.linux.files import give_owner, sync_directory, take_lease
 from memfs.linux.times import storable_ns
 from memfs.metadata.records import MoveKind
 from memfs.moves.attempt import recorded, sources_of
@@ -282,7 +282,7 @@ def _unlink(moved: _Moved, raw_store: RawStore) -> None:
             # As other raw files are; their directories are nobody else's.
             os.fchmod(fd, 0o600)
             if os.geteuid() == 0:
-                os.fchown(fd, 0, os.stat(raw_store.root).st_gid)
+                give_owner(fd, 0, os.stat(raw_store.root).st_gid)
         finally:
             os.close(fd)
 
@@ -313,7 +313,7 @@ def give_back(raw_path: Path | None, target: Path, inode: Inode, link: bytes) ->
             _put(raw_path, target)
             os.utime(target, ns=(inode.atime_ns, inode.mtime_ns))
         if os.geteuid() == 0:
-            os.chown(target, inode.uid, inode.gid)
+            give_owner(target, inode.uid, inode.gid)
         target.chmod(stat.S_IMODE(inode.mode))
         sync_directory(target.parent)
 

@@ -95,6 +95,24 @@ def seek_span(fd: int, offset: int, whence: int) -> int:
         return os.fstat(fd).st_size
 
 
+def give_owner(file: int | str | os.PathLike[str], uid: int, gid: int) -> None:
+    """Change the owner and group of a file, where they are others (chown(2)).
+
+    A service may be forbidden the call itself, also where nothing would change.
+
+    Args:
+        file: A descriptor, or a path; a symbolic link is followed.
+        uid: User id.
+        gid: Group id.
+
+    Raises:
+        OSError: As of chown(2).
+    """
+    status = os.stat(file)
+    if (status.st_uid, status.st_gid) != (uid, gid):
+        os.chown(file, uid, gid)
+
+
 def share_blocks(source_fd: int, target_fd: int) -> bool:
     """Let the target share all blocks of the source, copy on write.
 

@@ -26,6 +26,7 @@ from memfs.errors import (
     StoreUnreachableError,
 )
 from memfs.linux.beneath import exchange, open_beneath, rename_new
+from memfs.linux.files import give_owner
 from memfs.stores.calls import BlockingCalls
 from memfs.stores.disk import COPY_STEP_BYTES, disk_errors, read_fully, write_all
 from memfs.stores.publishing import TOKEN_NAME, PublicObject
@@ -307,7 +308,7 @@ def _write(fd: int, source: ByteSource, progress: TransferProgress) -> None:
 
 def _set_attributes(fd: int, attributes: PublicAttributes) -> None:
     if os.geteuid() == 0:
-        os.fchown(fd, attributes.uid, attributes.gid)
+        give_owner(fd, attributes.uid, attributes.gid)
     os.fchmod(fd, attributes.mode & _PERMISSIONS)
     os.utime(fd, ns=(attributes.mtime_ns, attributes.mtime_ns))
 

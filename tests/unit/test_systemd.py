@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -74,6 +75,33 @@ service that ran well (systemd 252, booted in a container)."""
 def test_the_service_mounts_where_all_can_see_it() -> None:
     lines = (SYSTEMD / "memfs@.service").read_text().splitlines()
     assert [line for line in lines if line.startswith(tuple(f"{n}=" for n in NAMESPACED))] == []
+
+
+def test_the_service_may_give_files_their_owners(tmp_path: Path) -> None:
+    """Else all that is published into a directory, or given back to one, fails in a service."""
+    lines = (SYSTEMD / "memfs@.service").read_text().splitlines()
+    assert not [line for line in lines if line.startswith("SystemCallFilter=~") and "chown" in line]
+    kept = [
+        name.removeprefix("CAP_").lower()
+        for line in lines
+        if line.startswith("CapabilityBoundingSet=")
+        for name in line.partition("=")[2].split()
+    ]
+    program = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from memfs.stores.directory_publishing import _set_attributes\n"
+        "from memfs.stores.publishing import PublicAttributes\n"
+        "fd = os.open(sys.argv[1], os.O_CREAT | os.O_RDWR)\n"
+        "_set_attributes(fd, PublicAttributes(1, 0o640, 1234, 5678, '', ''))\n"
+    )
+    bounding = "-all," + ",".join(f"+{name}" for name in kept)
+    command = ["setpriv", f"--bounding-set={bounding}", "--inh-caps=-all"]
+    file = tmp_path / "file"
+    subprocess.run([*command, sys.executable, "-c", program, file], check=True, timeout=60)
+    status = file.stat()
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (1234, 5678, 0o640)
+    assert status.st_mtime_ns == 1
 
 
 def _helper(tmp_path: Path, *arguments: str, status: int = 0) -> tuple[int, list[str]]:
