@@ -13,7 +13,7 @@ import trio
 
 from memfs.moves.coding import choose_coding, codec_of, encryption_of, is_under, key_of, unlock
 from memfs.moves.packing import blob_of, find_form, live_blob
-from memfs.stores.disk import disk_errors, read_fully, write_all
+from memfs.stores.disk import disk_errors, open_plain, read_fully, write_all
 from memfs.stores.packing import pack_file
 from memfs.stores.reading import PackedFile
 from memfs.types import FormCoding, FormKind
@@ -154,7 +154,7 @@ def _copy(
     # One that holds another content is found before it is sent, and spoils no batch.
     PackedFile.open(path, unlock=unlock(parts, blob, packed.coding)).close()
     with disk_errors(str(path)), parts.throttle.stint() as rest:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = open_plain(path)
         try:
             for start in range(0, packed.stored_bytes, COPY_BYTES):
                 size = min(COPY_BYTES, packed.stored_bytes - start)

@@ -12,6 +12,7 @@ import os
 import secrets
 import stat as statmode
 import time
+from io import FileIO
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
@@ -24,6 +25,7 @@ from memfs.stores.disk import (
     Draft,
     clone_file,
     disk_errors,
+    open_plain,
     read_fully,
     write_all,
 )
@@ -157,7 +159,7 @@ class DirectoryStore:
         path = self._path(key)
 
         def get() -> bytes:
-            with self._errors(f"get {key}"), path.open("rb", buffering=0) as opened:
+            with self._errors(f"get {key}"), _opened(path) as opened:
                 return read_fully(opened.fileno(), max(0, end - start), start)
 
         return await self._calls.run(f"get {key}", get)
@@ -167,7 +169,7 @@ class DirectoryStore:
         path = self._path(key)
 
         def get(progress: TransferProgress) -> None:
-            with self._errors(f"get {key}"), path.open("rb", buffering=0) as opened:
+            with self._errors(f"get {key}"), _opened(path) as opened:
                 fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
                 try:
                     clone_file(opened.fileno(), fd, progress.beat)
@@ -279,3 +281,7 @@ class DirectoryStore:
             except FileNotFoundError:
                 # Another node that shares the directory finished or removed it.
                 continue
+
+
+def _opened(path: Path) -> FileIO:
+    return FileIO(open_plain(path, follows=True))

@@ -8,11 +8,13 @@ from __future__ import annotations
 import contextlib
 import errno as codes
 import os
+import stat
 import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Self
 
 from memfs.errors import (
+    CorruptDataError,
     FileTooLargeError,
     MemfsError,
     NoSpaceError,
@@ -75,6 +77,32 @@ def path_of(fd: int) -> str:
         return os.readlink(f"/proc/self/fd/{fd}")
     except OSError:
         return f"descriptor {fd}"
+
+
+def open_plain(path: str | os.PathLike[str], *, follows: bool = False) -> int:
+    """Return a descriptor for reading a file that memfs wrote.
+
+    A pipe in its place would keep a thread waiting for ever, and a device may give bytes for ever.
+
+    Args:
+        path: Of the file.
+        follows: It may be a symbolic link.
+
+    Raises:
+        CorruptDataError: Something else than a plain file is there.
+        OSError: As of open(2).
+    """
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follows else os.O_NOFOLLOW)
+    try:
+        fd = os.open(path, flags)
+    except OSError as error:
+        if error.errno == codes.ENXIO:
+            raise CorruptDataError(f"{os.fsdecode(path)} is no plain file") from error
+        raise
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise CorruptDataError(f"{os.fsdecode(path)} is no plain file")
+    return fd
 
 
 def write_all(fd: int, data: bytes | memoryview) -> None:

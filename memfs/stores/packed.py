@@ -11,7 +11,7 @@ import os
 from typing import TYPE_CHECKING
 
 from memfs.errors import InvalidValueError, StoreError
-from memfs.stores.disk import DirectoryTree, Draft, disk_errors, read_fully
+from memfs.stores.disk import DirectoryTree, Draft, disk_errors, open_plain, read_fully
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,7 +89,7 @@ class PackedStore:
         """Return a descriptor for reading; `ObjectMissingError` if there is no such file."""
         path = self.path(location)
         with disk_errors(str(path)):
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            return open_plain(path)
 
     def stat(self, location: str) -> os.stat_result:
         """Return the attributes of a packed file; `ObjectMissingError` if it is gone."""

@@ -22,7 +22,7 @@ import trio
 from memfs.codecs.registry import get_codec
 from memfs.errors import CorruptDataError
 from memfs.stores.container import TAIL_BYTES, SeekTable
-from memfs.stores.disk import ByteProgress, disk_errors, read_fully
+from memfs.stores.disk import ByteProgress, disk_errors, open_plain, read_fully
 from memfs.stores.envelope import Unlock, parse_table, table_bytes_needed
 from memfs.stores.packing import worker_count
 from memfs.stores.parts import PART_CONCURRENCY, PartSlots
@@ -190,7 +190,7 @@ class PackedFile(ContainerReader):
     def open(cls, path: Path, table: SeekTable | None = None, unlock: Unlock | None = None) -> Self:
         """Open a container by its path; `ObjectMissingError` if it is not there."""
         with disk_errors(str(path)):
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = open_plain(path)
         return cls(fd, str(path), table, unlock)
 
     def close(self) -> None:

@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
+import socket
 import stat
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 
-from memfs.errors import InvalidValueError, NoSpaceError, ObjectMissingError, StoreError
+from memfs.errors import (
+    CorruptDataError,
+    InvalidValueError,
+    NoSpaceError,
+    ObjectMissingError,
+    StoreError,
+)
+from memfs.stores.directory import DirectoryStore
 from memfs.stores.disk import clone_file, translate_error
 from memfs.stores.packed import PackedStore
+from memfs.stores.reading import PackedFile
 from memfs.types import BlobId
 from tests.disk_calls import intercept, name_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 MIB = 1 << 20
+
+
+def _listen(path: Path) -> None:
+    # The name of a socket has 107 bytes at most.
+    with socket.socket(socket.AF_UNIX) as listener, contextlib.chdir(path.parent):
+        listener.bind(path.name)
 
 
 def publish(store: PackedStore, blob: int, data: bytes) -> str:
@@ -40,6 +58,31 @@ def test_a_published_file_is_read_by_its_location(tmp_path: Path) -> None:
     assert store.stat(location).st_size == 10
     assert list(store.iterate()) == [location]
     assert list((tmp_path / "tmp").iterdir()) == []
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("put", [os.mkfifo, os.mkdir, _listen], ids=["pipe", "directory", "socket"])
+def test_what_is_no_plain_file_is_damage_and_keeps_nobody_waiting(
+    tmp_path: Path, put: Callable[[Path], None]
+) -> None:
+    """A pipe in the place of a form kept a thread waiting in open(2) for ever."""
+    packed = PackedStore(tmp_path)
+    location = publish(packed, 1, b"content")
+    directory = DirectoryStore(tmp_path / "store", 60, 2)
+    (tmp_path / "file").write_bytes(b"content")
+    trio.run(directory.put_file, "blobs/0/1", tmp_path / "file")
+    for path in (tmp_path / location, tmp_path / "store" / "blobs/0/1"):
+        path.unlink()
+        put(path)
+    with pytest.raises(CorruptDataError, match="no plain file"):
+        packed.read_range(location, 0, 7)
+    with pytest.raises(CorruptDataError, match="no plain file"):
+        PackedFile.open(packed.path(location))
+    with pytest.raises(CorruptDataError, match="no plain file"):
+        trio.run(directory.get_range, "blobs/0/1", 0, 7)
+    with pytest.raises(CorruptDataError, match="no plain file"):
+        trio.run(directory.get_file, "blobs/0/1", tmp_path / "target")
+    assert not (tmp_path / "target").exists()
 
 
 def test_a_draft_that_is_not_published_leaves_nothing(tmp_path: Path) -> None:
