@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memfs.errors import InvalidValueError, StoreError
@@ -15,7 +16,6 @@ from memfs.stores.disk import DirectoryTree, Draft, disk_errors, open_plain, rea
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from memfs.types import BlobId
 
@@ -71,19 +71,21 @@ class PackedStore:
 
     def clear_temporary(self) -> int:
         """Remove the unfinished files of earlier processes; returns their count. Only at start."""
-        count = 0
-        with disk_errors(str(self._temporary_dir)):
-            for path in self._temporary_dir.iterdir():
+        paths = self._unfinished()
+        for path in paths:
+            with disk_errors(str(path)):
                 path.unlink(missing_ok=True)
-                count += 1
-        return count
+        return len(paths)
 
     def foreign_temporary(self) -> list[Path]:
         """Return the unfinished files of other processes: all of them are dead."""
         mine = f"{os.getpid():x}"
-        with disk_errors(str(self._temporary_dir)):
-            paths = list(self._temporary_dir.iterdir())
-        return [path for path in paths if path.name.split("-")[-2:-1] != [mine]]
+        return [path for path in self._unfinished() if path.name.split("-")[-2:-1] != [mine]]
+
+    def _unfinished(self) -> list[Path]:
+        """Return what lies in `tmp/`, but for directories: none of them is memfs's."""
+        with disk_errors(str(self._temporary_dir)), os.scandir(self._temporary_dir) as entries:
+            return [Path(e.path) for e in entries if not e.is_dir(follow_symlinks=False)]
 
     def open(self, location: str) -> int:
         """Return a descriptor for reading; `ObjectMissingError` if there is no such file."""

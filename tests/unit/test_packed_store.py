@@ -85,6 +85,15 @@ def test_what_is_no_plain_file_is_damage_and_keeps_nobody_waiting(
     assert not (tmp_path / "target").exists()
 
 
+def test_a_directory_among_unfinished_files_stays_and_stops_no_start(tmp_path: Path) -> None:
+    store = PackedStore(tmp_path)
+    (tmp_path / "tmp" / "somebody-s-own").mkdir()
+    (tmp_path / "tmp" / "1-2-3").touch()
+    assert store.foreign_temporary() == [tmp_path / "tmp" / "1-2-3"]
+    assert store.clear_temporary() == 1
+    assert os.listdir(tmp_path / "tmp") == ["somebody-s-own"]
+
+
 def test_a_draft_that_is_not_published_leaves_nothing(tmp_path: Path) -> None:
     store = PackedStore(tmp_path)
     location = store.location(BlobId(1))
