@@ -84,12 +84,12 @@ def seek_span(fd: int, offset: int, whence: int) -> int:
         whence: `os.SEEK_DATA` or `os.SEEK_HOLE`.
 
     Raises:
-        OSError: ENXIO: there is none from there on, or the offset lies past the end.
+        OSError: ENXIO: nothing of the kind follows, or the offset lies past the end.
     """
     try:
         return os.lseek(fd, offset, whence)
     except (OSError, SystemError) as error:
-        # Python takes any negative answer for a failure, and finds that errno tells none.
+        # Python takes any negative answer for a failure, and finds no error in errno.
         if isinstance(error, OSError) and error.errno:
             raise
         return os.fstat(fd).st_size

@@ -85,7 +85,7 @@ def open_plain(path: str | os.PathLike[str], *, follows: bool = False) -> int:
     A pipe in its place would keep a thread waiting for ever, and a device may give bytes for ever.
 
     Args:
-        path: Of the file.
+        path: Where the file is.
         follows: It may be a symbolic link.
 
     Raises:

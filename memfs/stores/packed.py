@@ -83,7 +83,7 @@ class PackedStore:
         return [path for path in self._unfinished() if path.name.split("-")[-2:-1] != [mine]]
 
     def _unfinished(self) -> list[Path]:
-        """Return what lies in `tmp/`, but for directories: none of them is memfs's."""
+        """Return what lies in `tmp/`, but for directories, which are not memfs's."""
         with disk_errors(str(self._temporary_dir)), os.scandir(self._temporary_dir) as entries:
             return [Path(e.path) for e in entries if not e.is_dir(follow_symlinks=False)]
 
