@@ -29,6 +29,9 @@ _CANNOT_SHARE = frozenset(
 )
 """How file systems say that these files share no blocks (ioctl_ficlone(2)); others are failures."""
 
+_lseek = LIBC.lseek64
+_lseek.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int)
+_lseek.restype = ctypes.c_int64
 _fallocate = LIBC.fallocate64
 _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 _sync_file_range = LIBC.sync_file_range
@@ -86,13 +89,11 @@ def seek_span(fd: int, offset: int, whence: int) -> int:
     Raises:
         OSError: ENXIO: nothing of the kind follows, or the offset lies past the end.
     """
-    try:
-        return os.lseek(fd, offset, whence)
-    except (OSError, SystemError) as error:
-        # Python takes any negative answer for a failure, and finds no error in errno.
-        if isinstance(error, OSError) and error.errno:
-            raise
-        return os.fstat(fd).st_size
+    # `os.lseek` takes every negative answer for a failure, and finds no error in errno.
+    found: int = _lseek(fd, offset, whence)
+    if found == -1:
+        raise last_error()
+    return found if found >= 0 else os.fstat(fd).st_size
 
 
 def give_owner(file: int | str | os.PathLike[str], uid: int, gid: int) -> None:
