@@ -194,7 +194,8 @@ class RawPool:
         """Make raw files, as many as the disk can have standing ready. Runs in a thread."""
         room = self._raw_store.free_inode_count() * INODES_SHARE_MAX - ready_count
         made: list[ReadyRaw] = []
-        for ino, raw in ids[: max(0, int(room))]:
+        # A file system that counts no inodes has room for all.
+        for ino, raw in ids[: max(0, int(min(room, len(ids))))]:
             try:
                 made.append(self._make_one(ino, raw))
             except MemfsError:

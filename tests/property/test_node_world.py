@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 FILE_MODE = 0o644
-LIMIT_S = 0.05
-"""In an outage; else nothing ends a wait."""
+LIMIT_S = 1.0
+"""In an outage; else nothing ends a wait. A busy machine must not be cut off before it begins."""
 
 
 class NodeWorld(World):
@@ -83,9 +83,11 @@ class NodeWorld(World):
         """For the block the database takes everything, and answers nothing."""
         self.database.is_silent = True
         self.node._outbox.limit_s = LIMIT_S
-        yield
-        self.database.is_silent = False
-        self.node._outbox.limit_s = 1000.0
+        try:
+            yield
+        finally:
+            self.database.is_silent = False
+            self.node._outbox.limit_s = 1000.0
         self.run(self._wait_until_back())
 
     async def _wait_until_back(self) -> None:

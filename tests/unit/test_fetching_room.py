@@ -29,6 +29,9 @@ class _Disk(NamedTuple):
     f_bavail: int
     f_blocks: int = DISK_BYTES // 512
     f_frsize: int = 512
+    f_files: int = 0
+    """It counts no inodes."""
+    f_favail: int = 0
 
 
 @pytest.mark.parametrize("configured", [False, True], ids=["the disk", "cold.size"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import itertools
+import math
 import os
 import shutil
 from typing import TYPE_CHECKING
@@ -223,6 +224,21 @@ async def test_a_disk_with_few_inodes_keeps_most_of_them(
     pool = RawPool(engine, Small(raw_store.root.parent))
     await pool.refill()
     assert 16 <= pool.ready_count <= 400 * INODES_SHARE_MAX
+    pool.close()
+
+
+async def test_a_disk_that_counts_no_inodes_has_room_for_all(
+    engine: SqliteEngine, raw_store: RawStore
+) -> None:
+    """As btrfs, and tmpfs with nr_inodes=0."""
+
+    class Uncounted(RawStore):
+        def free_inode_count(self) -> float:
+            return math.inf
+
+    pool = RawPool(engine, Uncounted(raw_store.root.parent))
+    await pool.refill()
+    assert pool.ready_count == READY_COUNT_FIRST
     pool.close()
 
 
