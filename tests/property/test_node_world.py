@@ -90,6 +90,14 @@ class NodeWorld(World):
             self.node._outbox.limit_s = 1000.0
         self.run(self._wait_until_back())
 
+    def wait_until_cut_off(self) -> None:
+        """Return once changes are refused; who waits may be told a moment before."""
+        self.run(self._wait_until_refused())
+
+    async def _wait_until_refused(self) -> None:
+        while self.node.refusal is None:  # noqa: ASYNC110
+            await trio.sleep(0.01)
+
     async def _wait_until_back(self) -> None:
         while self.node.refusal is not None or self.node._outbox.count:  # noqa: ASYNC110
             await trio.sleep(0.01)
@@ -128,6 +136,7 @@ def test_refused_creation_leaves_no_raw_file(world: NodeWorld) -> None:
     with world.outage():
         with pytest.raises(Refusal):
             world.create(ROOT_INODE, b"a", FILE_MODE, os.O_WRONLY)
+        world.wait_until_cut_off()
         for _ in range(3):
             with pytest.raises(Refusal):
                 world.create(ROOT_INODE, b"b", FILE_MODE, os.O_WRONLY)
@@ -163,6 +172,7 @@ def test_nothing_is_removed_that_the_database_may_still_name(world: NodeWorld) -
     with world.outage():
         with pytest.raises(Refusal):
             world.request(world.filesystem.unlink(ROOT_INODE, b"a"))
+        world.wait_until_cut_off()
         with pytest.raises(MetadataError):
             world.run(world.filesystem.reap_left_over())
         assert path.exists()
