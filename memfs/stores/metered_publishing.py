@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memfs.policy.quotas import Spent
-from memfs.stores.counts import Call, StoreCounts
-from memfs.stores.metered import CountingSource, transfer_request_count
+from memfs.stores.counts import Call
+from memfs.stores.metered import CountingSource, Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from memfs.stores.counts import StoreCounts
     from memfs.stores.metered import Meter
     from memfs.stores.publishing import PublicAttributes, PublicObject, PublicStore
     from memfs.stores.store import ByteSource
@@ -31,8 +31,7 @@ class MeteredPublicStore:
 
     def __init__(self, inner: PublicStore, meter: Meter, counts: StoreCounts | None = None) -> None:
         self._inner = inner
-        self._meter = meter
-        self._counts = counts or StoreCounts()
+        self._tally = Tally(meter, counts)
 
     @property
     def url(self) -> str:
@@ -67,46 +66,35 @@ class MeteredPublicStore:
         """As the inner store; counted is what was taken of the bytes, even if it fails."""
         counting = CountingSource(source)
         try:
-            with self._counts.watch(Call.PUT):
+            with self._tally.watch(Call.PUT):
                 return await self._inner.put_if(
                     key, counting, former, attributes, on_begun, in_parts=in_parts
                 )
         finally:
-            self._note(Call.PUT, transfer_request_count(counting.taken_bytes))
-            self._meter.spend(Spent.UPLOAD, counting.taken_bytes)
-            self._counts.sent_bytes += counting.taken_bytes
+            self._tally.sent(counting.taken_bytes)
 
     async def abort(self, key: str, upload: str) -> None:
         """As the inner store."""
-        self._note(Call.DELETE)
-        with self._counts.watch(Call.DELETE):
+        with self._tally.asked(Call.DELETE):
             await self._inner.abort(key, upload)
 
     async def find(self, key: str) -> PublicObject | None:
         """As the inner store."""
-        self._note(Call.STAT)
-        with self._counts.watch(Call.STAT):
+        with self._tally.asked(Call.STAT):
             return await self._inner.find(key)
 
     async def read(self, key: str, stored: PublicObject, start: int, end: int) -> bytes:
         """As the inner store."""
-        self._note(Call.GET)
-        with self._counts.watch(Call.GET):
+        with self._tally.asked(Call.GET):
             data = await self._inner.read(key, stored, start, end)
-        self._meter.spend(Spent.EGRESS, len(data))
-        self._counts.received_bytes += len(data)
+        self._tally.received(len(data))
         return data
 
     async def delete_if(self, key: str, former: str) -> None:
         """As the inner store."""
-        self._note(Call.DELETE)
-        with self._counts.watch(Call.DELETE):
+        with self._tally.asked(Call.DELETE):
             await self._inner.delete_if(key, former)
 
     async def aclose(self) -> None:
         """As the inner store."""
         await self._inner.aclose()
-
-    def _note(self, call: Call, count: int = 1) -> None:
-        self._meter.spend(Spent.REQUESTS, count)
-        self._counts.requests[call] += count

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memfs.policy.quotas import Spent
-from memfs.stores.counts import Call, StoreCounts
+from memfs.stores.counts import Call
+from memfs.stores.metered import Tally
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from memfs.stores.counts import StoreCounts
     from memfs.stores.metered import Meter
     from memfs.stores.parts import PartSlots
     from memfs.stores.source import (
@@ -37,8 +38,7 @@ class MeteredSource:
         self, inner: SourceBackend, meter: Meter, counts: StoreCounts | None = None
     ) -> None:
         self._inner = inner
-        self._meter = meter
-        self._counts = counts or StoreCounts()
+        self._tally = Tally(meter, counts)
 
     @property
     def url(self) -> str:
@@ -54,23 +54,19 @@ class MeteredSource:
         self, page: str, prefix: str = "", *, shallow: bool = False
     ) -> ObjectPage:
         """As the inner source."""
-        self._note(Call.LIST)
-        with self._counts.watch(Call.LIST):
+        with self._tally.asked(Call.LIST):
             return await self._inner.list_objects(page, prefix, shallow=shallow)
 
     async def read_if(self, wanted: SourceObject, start: int, end: int) -> RangeRead:
         """As the inner source."""
-        self._note(Call.GET)
-        with self._counts.watch(Call.GET):
+        with self._tally.asked(Call.GET):
             read = await self._inner.read_if(wanted, start, end)
-        self._meter.spend(Spent.EGRESS, len(read.data))
-        self._counts.received_bytes += len(read.data)
+        self._tally.received(len(read.data))
         return read
 
     async def look_at(self, key: str, version: str = "") -> SourceObject:
         """As the inner source."""
-        self._note(Call.STAT)
-        with self._counts.watch(Call.STAT):
+        with self._tally.asked(Call.STAT):
             return await self._inner.look_at(key, version)
 
     async def open_if(self, wanted: SourceObject) -> LocalFile | None:
@@ -84,7 +80,3 @@ class MeteredSource:
     async def aclose(self) -> None:
         """As the inner source."""
         await self._inner.aclose()
-
-    def _note(self, call: Call) -> None:
-        self._meter.spend(Spent.REQUESTS, 1)
-        self._counts.requests[call] += 1
