@@ -339,16 +339,14 @@ class S3Store(FsspecStore):
         while True:
             answer: dict[str, Any] = self._fs.call_s3("list_multipart_uploads", **which, **place)
             found += answer.get("Uploads", ())
-            before, place = (
-                place,
-                {
-                    "KeyMarker": answer.get("NextKeyMarker", ""),
-                    "UploadIdMarker": answer.get("NextUploadIdMarker", ""),
-                },
-            )
+            following = {
+                "KeyMarker": answer.get("NextKeyMarker", ""),
+                "UploadIdMarker": answer.get("NextUploadIdMarker", ""),
+            }
             # A store that does not go on would be asked for ever.
-            if not answer.get("IsTruncated") or place == before or not place["KeyMarker"]:
+            if not answer.get("IsTruncated") or following == place or not following["KeyMarker"]:
                 return found
+            place = following
 
     def _list_uploads(self, prefix: str) -> list[ObjectStat]:
         skip = len(self._key(""))
