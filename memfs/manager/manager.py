@@ -329,6 +329,8 @@ class MemoryManager(SnapshotKeeper):
         try:
             fd = _opened(root, key)
         except MissingKeyError:
+            if snapshot is not None:
+                self._require_snapshot(snapshot)
             if default is not _MISSING:
                 return default
             raise
@@ -341,6 +343,8 @@ class MemoryManager(SnapshotKeeper):
             self._require_pickle_allowed(kind, fd, content.name)
             return kind.read(content, wanted)
         except OSError as error:
+            if snapshot is not None and error.errno == codes.ESTALE:
+                self._require_snapshot(snapshot)
             raise self._unless_archived(key, error) from None
         finally:
             os.close(fd)

@@ -30,9 +30,10 @@ from memfs.manager.values.value import write_all
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EXDEV, errno.ELOOP)
-"""What an open meets where nothing is stored; the last two are symbolic links that lead out of the
-directory, or nowhere."""
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EXDEV, errno.ELOOP, errno.ESTALE)
+"""What an open meets where nothing is stored. EXDEV and ELOOP are symbolic links that lead out of
+the directory, or nowhere. ESTALE is a directory that is gone while the kernel still believes its
+name."""
 
 _CONFLICTS = (FileExistsError, IsADirectoryError, NotADirectoryError)
 

@@ -281,6 +281,15 @@ class SnapshotKeeper(KeyedDirectory):
         tree = snapshot_tree(mount, snapshot_id)
         return Root(str(tree / mount.inner(self.directory)), on_mount=True)
 
+    def _require_snapshot(self, snapshot_id: str) -> None:
+        """See that a snapshot is there; the kernel may believe its name a moment longer.
+
+        Raises:
+            MissingSnapshotError: It is not.
+        """
+        with _missing_told(repr(snapshot_id)):
+            self._mounted().snapshots.show(snapshot_id)
+
 
 @contextmanager
 def _missing_told(names: str) -> Iterator[None]:

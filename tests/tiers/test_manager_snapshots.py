@@ -19,6 +19,7 @@ from tests.posix.capabilities import Capability
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from memfs.manager.root import Root
     from tests.mounting import Mount
 
 pytestmark = [pytest.mark.needs(Capability.MEMFS_XATTRS), pytest.mark.any_driver]
@@ -68,6 +69,25 @@ def test_values_and_metadata_are_read_as_they_were(manager: MemoryManager) -> No
     assert snapshot not in [each.id for each in manager.list_snapshots()]
     with pytest.raises(MissingSnapshotError, match="has no snapshot"):
         manager.retrieve("a", snapshot=snapshot)
+
+
+@pytest.mark.parametrize("key", ["a", "other"])
+def test_a_snapshot_that_is_deleted_while_it_is_read_is_told_of(
+    manager: MemoryManager, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    manager.store("a", b"1")
+    snapshot = manager.create_snapshot()
+    root_at = manager._root_at
+
+    def root_of_deleted(snapshot_id: str) -> Root:
+        root = root_at(snapshot_id)
+        assert root.exists("a")
+        manager.delete_snapshot(snapshot_id)
+        return root
+
+    monkeypatch.setattr(manager, "_root_at", root_of_deleted)
+    with pytest.raises(MissingSnapshotError, match="no snapshot"):
+        manager.retrieve(key, snapshot=snapshot, default=None)
 
 
 def test_changes_are_told_by_key(manager: MemoryManager, place: Path) -> None:
