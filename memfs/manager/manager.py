@@ -312,12 +312,14 @@ class MemoryManager(SnapshotKeeper):
             copy: None: as `warm_config` says, else a copy. False: a view of memory that all
                 processes share, read-only, where the format allows it (bytes, arrays, tensors). To
                 write to such a tensor ends the process.
-            device: Where tensors are to be: `cuda`, `cuda:1`, `cpu`.
+            device: Where tensors of torch are to be: `cuda`, `cuda:1`, `cpu`. All other values are
+                on the CPU, and another device is an error.
 
         Raises:
             MissingKeyError: Nothing is stored, and there is no default.
             MissingSnapshotError: There is no such snapshot.
-            ValueFormatError: The file does not hold what it should.
+            ValueFormatError: The file does not hold what it should, or nothing that could be on
+                that device, or in such parts.
             UnsafeFormatError: It is a pickle, and may not be run.
             ArchivedError: Its object is archived; that begins its restore, and `until` tells when
                 it is over at the latest.

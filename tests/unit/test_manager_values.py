@@ -223,6 +223,57 @@ def test_a_short_file_is_told(manager: MemoryManager) -> None:
         manager.retrieve("a")
 
 
+SCALARS = (
+    *(np.float32(1.5), np.float64(0.1), np.int8(-3), np.uint64(1 << 63), np.bool_(True)),
+    *(np.complex64(1 + 2j), np.datetime64("2025-02-15"), np.timedelta64(3, "s"), np.void(b"ab")),
+    np.array([(1, 2.5)], dtype=[("a", "<i4"), ("b", "<f8")])[0],
+)
+
+
+@pytest.mark.parametrize("value", SCALARS, ids=lambda each: type(each).__name__)
+def test_scalars_of_numpy_come_back_as_such(manager: MemoryManager, value: Any) -> None:  # noqa: ANN401
+    manager.batch_store({"s": value, "array": np.array(value)})
+    batch = manager.batch_retrieve(["s", "array"])
+    for found in (manager.retrieve("s"), manager.retrieve("s", copy=False), batch["s"]):
+        assert type(found) is type(value)
+        assert found == value
+        assert found.dtype == value.dtype
+    for found in (manager.retrieve("array"), batch["array"]):
+        assert isinstance(found, np.ndarray)
+        assert found.shape == ()
+    assert np.load(manager.path("s")) == value
+
+
+# --- devices -------------------------------------------------------------------------------------
+VALUES_ON_THE_CPU: tuple[object, ...] = (
+    *(b"x", "x", [1], np.arange(3), {"a": np.arange(3)}, pa.table({"a": [1]})),
+)
+
+
+@pytest.mark.parametrize("value", VALUES_ON_THE_CPU, ids=lambda each: type(each).__name__)
+def test_only_tensors_go_to_a_device(manager: MemoryManager, value: object) -> None:
+    """It was ignored: a program computed elsewhere than it had asked for."""
+    manager.store("v", value)
+    with pytest.raises(ValueFormatError, match=r"only tensors of torch .* device='meta'"):
+        manager.retrieve("v", device="meta")
+    assert type(manager.retrieve("v", device="cpu")) is type(value)
+
+
+@pytest.mark.parametrize("name", ["msgpack", "pickle"])
+def test_formats_by_name_go_to_no_device(tmp_path: Path, name: str) -> None:
+    manager = MemoryManager(mount=tmp_path, plain=True, allow_pickle=True)
+    manager.store("v", [1], format=name)
+    with pytest.raises(ValueFormatError, match="only tensors of torch"):
+        manager.retrieve("v", device="cuda:0")
+
+
+def test_tensors_go_to_a_device(manager: MemoryManager) -> None:
+    manager.store("t", torch.ones(3))
+    manager.store("named", {"a": torch.ones(3)})
+    assert manager.retrieve("t", device="meta").device.type == "meta"
+    assert manager.retrieve("named", device="meta")["a"].device.type == "meta"
+
+
 # --- tensors -------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "dtype", [torch.float32, torch.bfloat16, torch.int64, torch.bool, torch.complex64]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import math
 import sys
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 
 from memfs.manager.errors import ValueFormatError
 from memfs.manager.values.value import (
@@ -16,6 +16,7 @@ from memfs.manager.values.value import (
     Mime,
     Wanted,
     bounds,
+    refuse_device,
     refuse_name,
     write_all,
 )
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 _MAGIC = b"\x93NUMPY"
 _HEADER_BYTES_MAX = 65_536 + 16
 """The longest header of version 1.0; longer ones are for records of thousands of fields."""
+_SCALAR = "scalar"
+"""`value` in the MIME type of a scalar, whose file is that of an array without axes."""
 
 
 class Header(NamedTuple):
@@ -67,40 +70,51 @@ class Arrays:
         write_all(file, header.getbuffer())
         flat = array.T if fields["fortran_order"] else np.ascontiguousarray(array)
         write_all(file, flat.reshape(-1).view(np.uint8).data)
-        shape = "x".join(map(str, array.shape))
-        return Mime(self.types[0], {"dtype": array.dtype.str, "shape": shape or "1"})
+        told = {"dtype": array.dtype.str}
+        if array.shape:
+            told["shape"] = "x".join(map(str, array.shape))
+        elif isinstance(value, np.generic):
+            told["value"] = _SCALAR
+        return Mime(self.types[0], told)
 
-    def read(self, content: Content, wanted: Wanted) -> NDArray[Any]:
-        """Return the array, or rows `start` to `end` of its first axis.
+    def read(self, content: Content, wanted: Wanted) -> NDArray[Any] | np.generic:
+        """Return the array or the scalar, or rows `start` to `end` of the first axis.
 
         Rows of an array in Fortran's order are not together in the file: all of it is read.
         """
-        import numpy as np
-
         refuse_name(content, wanted, "one array")
-        header = read_header(content)
-        if not wanted.copy and _count(header.shape):
-            mapped: NDArray[Any] = np.frombuffer(
-                content.map(), header.dtype, _count(header.shape), header.offset
-            )
-            return _part(_shaped(mapped, header), header, wanted)
-        if wanted.partial and header.shape and not header.fortran:
-            start, end = bounds(wanted, header.shape[0])
-            row_bytes = _count(header.shape[1:]) * header.dtype.itemsize
-            header = header._replace(
-                shape=(end - start, *header.shape[1:]), offset=header.offset + start * row_bytes
-            )
-            wanted = Wanted()
-        array: NDArray[Any] = np.empty(_count(header.shape), header.dtype)
-        if array.nbytes:
-            target = array.view(np.uint8).data
-            if content.read_into(header.offset, target) < len(target):
-                raise ValueFormatError(f"{content.name} is shorter than its header says")
-        return _part(_shaped(array, header), header, wanted)
+        refuse_device(content, wanted, "an array of numpy")
+        array = _read(content, read_header(content), wanted)
+        if not array.shape and content.mime.parameters.get("value") == _SCALAR:
+            return cast("np.generic", array[()])
+        return array
 
     def recognises(self, begin: bytes, name: str) -> bool:
         """By the first bytes."""
         return begin.startswith(_MAGIC)
+
+
+def _read(content: Content, header: Header, wanted: Wanted) -> NDArray[Any]:
+    import numpy as np
+
+    if not wanted.copy and _count(header.shape):
+        mapped: NDArray[Any] = np.frombuffer(
+            content.map(), header.dtype, _count(header.shape), header.offset
+        )
+        return _part(_shaped(mapped, header), header, wanted)
+    if wanted.partial and header.shape and not header.fortran:
+        start, end = bounds(wanted, header.shape[0])
+        row_bytes = _count(header.shape[1:]) * header.dtype.itemsize
+        header = header._replace(
+            shape=(end - start, *header.shape[1:]), offset=header.offset + start * row_bytes
+        )
+        wanted = Wanted()
+    array: NDArray[Any] = np.empty(_count(header.shape), header.dtype)
+    if array.nbytes:
+        target = array.view(np.uint8).data
+        if content.read_into(header.offset, target) < len(target):
+            raise ValueFormatError(f"{content.name} is shorter than its header says")
+    return _part(_shaped(array, header), header, wanted)
 
 
 def read_header(content: Content) -> Header:

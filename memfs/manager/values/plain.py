@@ -12,6 +12,7 @@ from memfs.manager.values.value import (
     Mime,
     Wanted,
     bounds,
+    refuse_device,
     refuse_name,
     write_all,
 )
@@ -39,6 +40,7 @@ class Bytes:
     def read(self, content: Content, wanted: Wanted) -> bytes | memoryview:
         """Return all, or the bytes `start` to `end`; without a copy as a view of the page cache."""
         refuse_name(content, wanted, "bytes")
+        refuse_device(content, wanted, "bytes")
         start, end = bounds(wanted, content.size_bytes)
         if not wanted.copy and content.size_bytes:
             return memoryview(content.map())[start:end]
@@ -72,6 +74,7 @@ class Text:
     def read(self, content: Content, wanted: Wanted) -> str:
         """Return all, or the characters that lie whole within the bytes `start` to `end`."""
         refuse_name(content, wanted, "a text")
+        refuse_device(content, wanted, "a text")
         start, end = bounds(wanted, content.size_bytes)
         data = content.read(start, end - start)
         if wanted.partial:
@@ -107,6 +110,7 @@ class Json:
 
     def read(self, content: Content, wanted: Wanted) -> Any:  # noqa: ANN401
         """Return all, or some elements of a list; the whole file is read for both."""
+        refuse_device(content, wanted, "JSON")
         try:
             value = json.loads(content.read(0, content.size_bytes))
         except (ValueError, RecursionError) as error:
@@ -143,6 +147,7 @@ class MessagePack:
     def read(self, content: Content, wanted: Wanted) -> Any:  # noqa: ANN401
         """Return all, or some elements of a list; the whole file is read for both."""
         msgpack = _msgpack()
+        refuse_device(content, wanted, "MessagePack")
         try:
             value = msgpack.unpackb(content.read(0, content.size_bytes), strict_map_key=False)
         except (ValueError, msgpack.UnpackException, RecursionError) as error:
@@ -174,6 +179,7 @@ class Pickle:
 
     def read(self, content: Content, wanted: Wanted) -> Any:  # noqa: ANN401
         """Return all; running what the file says."""
+        refuse_device(content, wanted, "a pickle")
         try:
             value = pickle.loads(content.read(0, content.size_bytes))
         except Exception as error:

@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from memfs.manager.errors import ValueFormatError
-from memfs.manager.values.value import Content, Mime, Wanted, bounds
+from memfs.manager.values.value import Content, Mime, Wanted, bounds, refuse_device
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -55,6 +55,7 @@ class Tables:
 
         Only the groups that rows lie in, and the columns that are asked for, are read.
         """
+        refuse_device(content, wanted, "a table")
         pa = _pyarrow()
         import pyarrow.parquet as pq
 

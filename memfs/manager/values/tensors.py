@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from memfs.hot.formats.safetensors import NewTensor, build_header, read_safetensors
 from memfs.hot.tensors import DType, FormatError
 from memfs.manager.errors import ValueFormatError
-from memfs.manager.values.value import Content, Mime, Wanted, bounds, write_all
+from memfs.manager.values.value import Content, Mime, Wanted, bounds, refuse_device, write_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -92,6 +92,8 @@ class Tensors:
         library = content.mime.parameters.get("of")
         if library is None:
             library = "torch" if "torch" in sys.modules else "numpy"
+        if library != "torch":
+            refuse_device(content, wanted, "arrays of numpy")
         single = list(tensors) == [SINGLE] and content.mime.parameters.get("value") == "single"
         if wanted.name is None and not single:
             if wanted.partial:

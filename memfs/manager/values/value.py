@@ -139,7 +139,7 @@ class Wanted(NamedTuple):
     copy: bool = True
     """False: views of shared, read-only memory where the format allows it."""
     device: str | None = None
-    """Where tensors are to be; None: the CPU."""
+    """Where tensors of torch are to be; None: the CPU. All else is on the CPU."""
     precision: str | None = None
     """Type of floating-point tensors: `float32`, `float16`, `bfloat16`; None: as stored."""
 
@@ -204,6 +204,24 @@ def refuse_name(content: Content, wanted: Wanted, what: str) -> None:
         raise ValueFormatError(
             f"{content.name} holds {what}, which has no parts by name; leave out "
             f"name={wanted.name!r}"
+        )
+
+
+def refuse_device(content: Content, wanted: Wanted, what: str) -> None:
+    """See that no device but the CPU is asked for, where a value is never elsewhere.
+
+    Args:
+        content: For its name.
+        wanted: What is asked for.
+        what: It holds.
+
+    Raises:
+        ValueFormatError: One is.
+    """
+    if wanted.device not in (None, "cpu"):
+        raise ValueFormatError(
+            f"{content.name} holds {what}, and only tensors of torch go to a device; leave out "
+            f"device={wanted.device!r}"
         )
 
 
