@@ -297,6 +297,7 @@ class Mount(NamedTuple):
         url: str,
         *,
         unconditional: bool = False,
+        replaces: bool = False,
         timeout_s: float = WORK_S_MAX,
     ) -> trees.WorkReport:
         """Publish files below a directory as plain objects."""
@@ -305,6 +306,7 @@ class Mount(NamedTuple):
             "root": root,
             "url": url,
             "unconditional": unconditional,
+            "replaces": replaces,
         }
         return self.asking(trees.PUBLISH_OBJECTS, timeout_s)(params)
 

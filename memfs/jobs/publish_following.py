@@ -28,7 +28,7 @@ from memfs.errors import (
     StaleInodeError,
 )
 from memfs.jobs.file_work import CONCURRENT_COUNT_MAX
-from memfs.jobs.publishing import has_file, key_behind, removes_deleted
+from memfs.jobs.publish_claims import Claims, removes_deleted
 from memfs.metadata.published import PublishProblem
 from memfs.metadata.records import InodeFlags
 from memfs.moves.outcome import MoveOutcome
@@ -166,7 +166,7 @@ class Following:
         self._changes.followed = True
         self._is_cut = self._is_unlisted = False
         await self._end_uploads()
-        roots = await self._roots()
+        roots, claims = await self._roots(), await Claims.look(self._parts)
         self._changes.followed = bool(roots)
         now_s = trio.current_time()
         for root in roots:
@@ -183,7 +183,7 @@ class Following:
                     self._due.setdefault(inode.ino, _Due(now_s))
                 async for known in published_below(self._parts, place.target):
                     if known.ino:
-                        await self._remove_if_gone(place, known, roots)
+                        await self._remove_if_gone(place, known, roots, claims)
 
     async def _end_uploads(self) -> None:
         """End what was being sent when a daemon ended, wherever that was."""
@@ -226,23 +226,23 @@ class Following:
         return target
 
     async def _publish_all(self, inos: list[InodeNo]) -> None:
-        roots = await self._roots()
+        roots, claims = await self._roots(), await Claims.look(self._parts)
         waiting = iter(inos)
 
         async def publish_some() -> None:
             for ino in waiting:
-                await self._publish_one(ino, roots)
+                await self._publish_one(ino, roots, claims)
 
         async with trio.open_nursery() as nursery:
             for _ in range(min(CONCURRENT_COUNT_MAX, len(inos))):
                 nursery.start_soon(publish_some)
 
-    async def _publish_one(self, ino: InodeNo, roots: list[Root]) -> None:
+    async def _publish_one(self, ino: InodeNo, roots: list[Root], claims: Claims) -> None:
         """Publish a file wherever it is to be; remove it where it is not any more."""
         due = self._due.pop(ino)
         try:
-            wait_s = await self._publish_file(ino, roots)
-            await self._remove_former(ino, roots)
+            wait_s = await self._publish_file(ino, roots, claims)
+            await self._remove_former(ino, roots, claims)
         except Exception as error:
             failure = as_failure(error, f"publishing inode {ino}")
             log.info("inode %d is not published: %s", ino, failure)
@@ -253,7 +253,7 @@ class Following:
         if wait_s:
             self._due.setdefault(ino, _Due(trio.current_time() + wait_s, due.failure_count))
 
-    async def _publish_file(self, ino: InodeNo, roots: list[Root]) -> float:
+    async def _publish_file(self, ino: InodeNo, roots: list[Root], claims: Claims) -> float:
         """Publish a file at all places; returns how long it must be left alone before that."""
         engine = self._parts.engine
         try:
@@ -272,8 +272,12 @@ class Following:
             key = _key_below(root, path)
             if root.url != url or not root.target or key is None:
                 continue
-            known = await engine.get_published(f"{root.target}/{key}")
+            object_url = f"{root.target}/{key}"
+            known = await engine.get_published(object_url)
             if known is not None and not _is_due(known, inode):
+                continue
+            if rival := await claims.rival_of(known, object_url, ino, root.inode.ino):
+                log.info("%s: %s is published there", object_url, rival)
                 continue
             if wait_s := self._quiet_s(inode):
                 return wait_s
@@ -294,24 +298,26 @@ class Following:
         since_s = (self._clock() - inode.ctime_ns) / 1e9
         return min(max(0.0, quiet_s - since_s), quiet_s)
 
-    async def _remove_former(self, ino: InodeNo, roots: list[Root]) -> None:
+    async def _remove_former(self, ino: InodeNo, roots: list[Root], claims: Claims) -> None:
         """Remove objects by names that a file has lost, where that is wanted."""
         for known in await self._parts.engine.list_published_of(ino):
             try:
                 async with self._places.at(known.target) as place:
-                    await self._remove_if_gone(place, known, roots)
+                    await self._remove_if_gone(place, known, roots, claims)
             except InvalidValueError as error:
                 log.info("%s: %s", known.url, error)
 
     async def _remove_if_gone(
-        self, place: Publication, known: PublishedObject, roots: list[Root]
+        self, place: Publication, known: PublishedObject, roots: list[Root], claims: Claims
     ) -> None:
         # What nobody follows any more stays as it is.
         below = [each.inode for each in roots if each.target == place.target]
-        removes = [await removes_deleted(self._parts, each.ino) for each in below]
-        if not any(removes) or not is_allowed(place.target, self._parts.config):
+        if not below or not is_allowed(place.target, self._parts.config):
             return
-        if await has_file(self._parts.engine, below, key_behind(place, known)):
+        if not await removes_deleted(self._parts, below[0].ino) or await claims.has_file(known):
+            return
+        if keeper := await claims.keeper_of(known, below[0]):
+            log.info("%s: %s is published there too, and keeps it", known.url, keeper)
             return
         if problem := await place.remove(known):
             log.info("%s stays although its file is gone: %s", known.url, problem)

@@ -26,23 +26,19 @@ from memfs.errors import (
     UsageError,
 )
 from memfs.jobs.file_work import FAILED, run_work, seal_regular
+from memfs.jobs.publish_claims import ALONE, Claims, note_claim, removes_deleted
 from memfs.keyed_lock import KeyedLock
 from memfs.moves.outcome import MoveOutcome
-from memfs.moves.publish_marks import list_roots, target_of
+from memfs.moves.publish_marks import target_of
 from memfs.moves.publishing import Publication, published_below
 from memfs.placement.quotas import cost_of_upload
-from memfs.policy.marks import (
-    DELETED_REMOVE,
-    PUBLISH_DELETED_XATTR,
-    PUBLISH_XATTR,
-    parse_deleted,
-)
+from memfs.policy.marks import parse_deleted
 from memfs.stores.metered_publishing import MeteredPublicStore
 from memfs.stores.remote import open_public_store, with_credentials
 from memfs.types import InodeNo
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from memfs.config import Config
     from memfs.control.methods.trees import PublishedReport, RemovedReport, WorkReport
@@ -185,6 +181,7 @@ class PublishWork:
     Args:
         root: The directory, or the file.
         unconditional: As of `Publication.publish`.
+        claims: Have files that are published elsewhere; None: their objects are replaced.
     """
 
     def __init__(
@@ -195,7 +192,9 @@ class PublishWork:
         root: Inode,
         *,
         unconditional: bool,
+        claims: Claims | None,
     ) -> None:
+        self._claims = claims
         self._unconditional = unconditional
         self._parts = parts
         self._quotas = quotas
@@ -208,6 +207,9 @@ class PublishWork:
         if inode is None:
             return
         key = await key_of(self._parts.engine, self._root, ino)
+        if problem := await self._taken_by(key, ino):
+            results.note(ino, FAILED, problem)
+            return
         with self._quotas.reserved(cost_of_upload(inode.size, copied=False)):
             result, problem = await self._place.publish(ino, key, unconditional=self._unconditional)
         if problem:
@@ -218,6 +220,18 @@ class PublishWork:
             results.note(ino, result.outcome, "it was changed meanwhile")
         else:
             results.note(ino, result.outcome, moved_bytes=result.moved_bytes)
+
+    async def _taken_by(self, key: str, ino: InodeNo) -> str:
+        """Return which other file an object belongs to, as a sentence; empty: no other one."""
+        if self._claims is None:
+            return ""
+        url = self._place.url_of(key)
+        known = await self._parts.engine.get_published(url)
+        rival = await self._claims.rival_of(known, url, ino, self._root.ino)
+        return rival and (
+            f"{url}: {rival} is published there: publish to another URL, or rename one of the "
+            "files; memfs publish --replace puts this one there"
+        )
 
     async def finish(self, results: WorkResults) -> None:
         """Nothing is left to do."""
@@ -268,7 +282,12 @@ class PublishMethods:
         }
 
     async def publish(
-        self, inos: list[int], root: int, url: str, unconditional: bool = False
+        self,
+        inos: list[int],
+        root: int,
+        url: str,
+        unconditional: bool = False,
+        replaces: bool = False,
     ) -> WorkReport:
         """Publish files.
 
@@ -278,11 +297,16 @@ class PublishMethods:
             url: Where to.
             unconditional: Also where the place knows no conditions; so it is if the configuration
                 says so.
+            replaces: Also where the object is of a file of another directory, which lives still.
         """
         directory = await self._parts.engine.get_inode(InodeNo(root))
         allowed = unconditional or self._parts.config.publish.unconditional
         async with self._places.at(url) as place:
-            work = PublishWork(self._parts, self._quotas, place, directory, unconditional=allowed)
+            await note_claim(self._parts.engine, place.target, _claimant(directory))
+            claims = None if replaces else await Claims.look(self._parts)
+            work = PublishWork(
+                self._parts, self._quotas, place, directory, unconditional=allowed, claims=claims
+            )
             return await run_work(inos, work)
 
     async def publish_part(self, url: str, key: str, path: str, unconditional: bool = False) -> str:
@@ -315,12 +339,12 @@ class PublishMethods:
         """
         directory = await self._parts.engine.get_inode(InodeNo(root))
         async with self._places.at(url) as place:
-            roots = [directory, *await roots_of(self._parts.engine, place.target)]
             if deleted:
                 removes = parse_deleted(deleted)
             else:
                 removes = await removes_deleted(self._parts, directory.ino)
-            return await self._remove_gone(place, roots, removes=removes)
+            await note_claim(self._parts.engine, place.target, _claimant(directory), deleted)
+            return await self._remove_gone(place, directory, removes=removes)
 
     async def published(self, url: str, after: str = "", limit: int = 1000) -> PublishedReport:
         """Return what was published below a URL, in order of key.
@@ -359,17 +383,25 @@ class PublishMethods:
         return told | {"mode": mode, "uid": inode.uid, "gid": inode.gid, "xattrs": xattrs}
 
     async def _remove_gone(
-        self, place: Publication, roots: Sequence[Inode], *, removes: bool
+        self, place: Publication, root: Inode, *, removes: bool
     ) -> RemovedReport:
+        claims = await Claims.look(self._parts)
         removed_count, problems = 0, []
         left_count = 0
         async for known in published_below(self._parts, place.target):
-            if not known.ino or await has_file(self._parts.engine, roots, key_behind(place, known)):
+            # A file that is published alone speaks of its former names only.
+            is_others = not stat.S_ISDIR(root.mode) and known.ino != root.ino
+            if not known.ino or is_others or await claims.has_file(known):
                 continue
             if not removes:
                 left_count += 1
-                continue
-            if problem := await place.remove(known):
+            elif keeper := await claims.keeper_of(known, root):
+                left_count += 1
+                problems.append(
+                    f"{known.url}: {keeper} is published there too, and keeps objects without a "
+                    "file: publish it with --deleted remove as well"
+                )
+            elif problem := await place.remove(known):
                 left_count += 1
                 problems.append(f"{known.url}: {problem}")
             else:
@@ -381,53 +413,9 @@ class PublishMethods:
         }
 
 
-def key_behind(place: Publication, known: PublishedObject) -> str:
-    """Return the key of an object behind the URL of its place."""
-    return known.url.removeprefix(f"{place.target}/")
-
-
-async def removes_deleted(parts: MoveParts, ino: InodeNo) -> bool:
-    """Return whether objects of files are removed that are gone below a directory."""
-    mark = await parts.engine.effective_xattr(ino, PUBLISH_DELETED_XATTR)
-    return parts.config.publish.delete if mark is None else mark == DELETED_REMOVE
-
-
-async def roots_of(engine: Engine, target: str) -> list[Inode]:
-    """Return what is published to a target by itself."""
-    found = []
-    for ino in await list_roots(engine):
-        with contextlib.suppress(StaleInodeError, NoXattrError, InvalidValueError):
-            url = (await engine.get_xattr(ino, PUBLISH_XATTR)).decode()
-            if target_of(url) == target:
-                found.append(await engine.get_inode(ino))
-    return found
-
-
-async def has_file(engine: Engine, roots: Sequence[Inode], key: str) -> bool:
-    """Return whether one of some directories has a file of that path below it.
-
-    A directory of a bucket that nobody has looked into counts as if it had it.
-    """
-    for root in roots:
-        if not stat.S_ISDIR(root.mode):
-            path = await engine.get_path(root.ino)
-            if path.rpartition(b"/")[2] == key.encode():
-                return True
-            continue
-        now: Inode | None = root
-        for name in key.encode().split(b"/"):
-            if now is None or not stat.S_ISDIR(now.mode):
-                now = None
-                break
-            below = await engine.find(now.ino, name)
-            if below is None:
-                listed = await engine.get_directory(now.ino)
-                if listed is not None and not listed.listed_ns:
-                    return True
-            now = below
-        if now is not None and stat.S_ISREG(now.mode):
-            return True
-    return False
+def _claimant(root: Inode) -> InodeNo:
+    """Return whose claim it is that something was published."""
+    return root.ino if stat.S_ISDIR(root.mode) else ALONE
 
 
 def _text(content: bytes) -> str:

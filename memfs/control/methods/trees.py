@@ -95,6 +95,8 @@ class PublishParameters(TypedDict):
     url: str
     unconditional: NotRequired[bool]
     """Also where the place knows no conditions."""
+    replaces: NotRequired[bool]
+    """Also where the object is of a file of another directory."""
 
 
 class PublishPartParameters(TypedDict):

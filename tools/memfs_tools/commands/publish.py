@@ -49,6 +49,12 @@ _WORDS = {
     is_flag=True,
     help="Also to a store that knows no conditions: a look before each change stands for them.",
 )
+@click.option(
+    "--replace",
+    "replaces",
+    is_flag=True,
+    help="Also where an object belongs to a file of another directory that was published.",
+)
 @AS_JSON
 def publish(
     path: Path,
@@ -57,6 +63,7 @@ def publish(
     manifest: bool,
     deleted: str | None,
     unconditional: bool,
+    replaces: bool,
     as_json: bool,
 ) -> None:
     """Copy files into a bucket or a directory as plain objects that any tool reads.
@@ -81,6 +88,10 @@ def publish(
     remove: those that memfs has put there and nobody has changed since are removed then. --watch
     keeps that word in `user.memfs.publish_deleted`.
 
+    Several directories can be published to one URL, or to one inside another. Each leaves the
+    objects of the others alone. Where two have a file for the same object, the second one is
+    refused, with the path of the first, unless --replace is given.
+
     With --manifest a table of all objects is added, with sizes, etags, digests, times, modes and
     xattrs: as Parquet, or as JSON lines (catalog.jsonl) where pyarrow is not installed. _SUCCESS
     goes first and comes back when all is there.
@@ -100,7 +111,9 @@ def publish(
         raise UsageError(f"{url}: {SUCCESS}: {problem}", ExitCode.PROBLEMS)
 
     def call(mount: Mount, inos: list[int], left_s: float) -> WorkReport:
-        return mount.publish_files(inos, root, url, unconditional=unconditional, timeout_s=left_s)
+        return mount.publish_files(
+            inos, root, url, unconditional=unconditional, replaces=replaces, timeout_s=left_s
+        )
 
     def describe(done: Totals) -> str:
         return f"{format_size(done.moved_bytes)} published"
