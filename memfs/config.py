@@ -44,6 +44,11 @@ class MetadataConfig:
     """Inodes kept decoded in the daemon's memory."""
 
 
+UPLOAD_SEALED = "sealed"
+UPLOADS = (UPLOAD_SEALED, "policy")
+"""When files of a mount of many nodes are uploaded: `nodes.upload`."""
+
+
 @dataclass(frozen=True, slots=True)
 class NodesConfig:
     """`[nodes]`: this machine's part in a mount that has `metadata.url`."""
@@ -53,6 +58,9 @@ class NodesConfig:
     commit_timeout_s: float = 10.0
     """A change that the database has not confirmed by then is EIO, and so are further ones until it
     answers again; files can be read meanwhile, and nothing is lost."""
+    upload: str = UPLOAD_SEALED
+    """When a file gets its object, which nodes that read need: `sealed`: two seconds after it was
+    closed, and its local copy stays; `policy`: when the policy sends it to the store."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,16 @@ import typing
 from typing import NamedTuple
 
 from memfs.addresses import DEFAULT_NAME
-from memfs.config import GIB, KIB, MIB, Config, NamedStoreConfig, PolicyConfig, SnapshotRule
+from memfs.config import (
+    GIB,
+    KIB,
+    MIB,
+    UPLOADS,
+    Config,
+    NamedStoreConfig,
+    PolicyConfig,
+    SnapshotRule,
+)
 from memfs.errors import InvalidValueError, UsageError
 from memfs.sizes import format_duration, format_size, parse_duration, parse_size
 from memfs.types import DRIVERS
@@ -519,6 +528,8 @@ def _convert(key: Key, value: object, place: str) -> object:
             )
     if key.dotted == "mount.driver" and converted not in DRIVERS:
         raise UsageError(f"{place}: no driver {value!r}; use {', '.join(DRIVERS)}")
+    if key.dotted == "nodes.upload" and converted not in UPLOADS:
+        raise UsageError(f"{place}: nodes.upload = {value!r}; write {' or '.join(UPLOADS)}")
     return converted
 
 

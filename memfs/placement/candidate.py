@@ -66,6 +66,15 @@ async def observe(
     stored_bytes = {form.kind: form.stored_bytes for form in forms}
     raw_bytes = inode.blocks * BLOCK_BYTES if inode.raw else 0
     pending = await engine.get_pending(ino)
+    waits = pending is not None and pending.retry_ns > now_ns
+    # Its local forms need not wait for the store: without that, RAM would stay full of such files.
+    store_waits = (
+        waits
+        and context.uploads_sealed
+        and pending is not None
+        and pending.wanted == Tier.GLACIER
+        and FormKind.REMOTE not in stored_bytes
+    )
     held = parts.residency.holds(ino, inode.raw, inode.size)
     marks = await _marks(context, ino)
     pool = context.pools.pool(marks.pool)
@@ -82,7 +91,8 @@ async def observe(
         packable=await _is_packable(context, inode),
         fresh=fresh and not held and _is_cached(context, inode),
         open=parts.open_table.is_open(ino),
-        waiting=ino in context.queues or (pending is not None and pending.retry_ns > now_ns),
+        waiting=ino in context.queues or (waits and not store_waits),
+        store_waits=store_waits,
         priority=marks.priority,
         ages=marks.ages,
         pool=pool.name,

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from memfs.config import QuotasConfig
+from memfs.config import UPLOAD_SEALED, QuotasConfig
 from memfs.placement.breakers import StoreBreakers
 from memfs.placement.queues import MoveQueues
 from memfs.placement.quotas import Quotas
@@ -121,6 +121,15 @@ class Context:
     def pools(self) -> Pools:
         """That of the RAM tier."""
         return self.access_stats.pools
+
+    @property
+    def uploads_sealed(self) -> bool:
+        """True if each file is to have an object soon after its seal: other nodes may read it."""
+        return (
+            self.config.metadata.url is not None
+            and self.config.nodes.upload == UPLOAD_SEALED
+            and self.parts.remote is not None
+        )
 
     @property
     def store_ready(self) -> bool:

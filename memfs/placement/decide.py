@@ -57,8 +57,13 @@ async def _decide_slice(
 ) -> frozenset[InodeNo]:
     usage = context.usage
     candidates = [file.candidate for file in files]
-    moves = context.planner.plan(_view(context, candidates, pools), usage.limits)
     by_ino = {file.inode.ino: file for file in files}
+    moves = [
+        move
+        for move in context.planner.plan(_view(context, candidates, pools), usage.limits)
+        # A policy of a user's need not know.
+        if move.goal != Goal.GLACIER or not by_ino[move.ino].candidate.store_waits
+    ]
     _tell_hot_tier(context, candidates)
     admitted = []
     passed_over = []

@@ -42,13 +42,13 @@ from memfs.policy import rules
 from memfs.policy.goals import Step, after_step, drops_last_copy, next_step
 from memfs.policy.quotas import Spent
 from memfs.policy.view import Goal
-from memfs.types import FormKind, PendingCode
+from memfs.types import FormKind, PendingCode, Tier
 
 if TYPE_CHECKING:
     from memfs.placement.candidate import Observed
     from memfs.placement.context import Context
     from memfs.policy.view import Move
-    from memfs.types import Generation, InodeNo, Tier
+    from memfs.types import Generation, InodeNo
 
 log = logging.getLogger(__name__)
 
@@ -237,7 +237,12 @@ class Placer:
             self._context.access_stats.leave_disk(move.ino)
         try:
             async with engine.change():
-                await engine.clear_pending(move.ino)
+                pending = await engine.get_pending(move.ino)
+                # An object is no answer to what waits for RAM or for a device.
+                if pending is not None and (
+                    move.goal != Goal.STORED or pending.wanted == Tier.GLACIER
+                ):
+                    await engine.clear_pending(move.ino)
                 await engine.record_decision(
                     move.ino, Decision(move.rule, move.detail, moved_bytes, now_ns)
                 )

@@ -171,10 +171,11 @@ class Mover:
         await measure(context)
         if context.activity.rescan:
             context.activity.rescan = False
-            sources.survey_pins()
+            sources.survey()
         await self._decide_each(sources.used())
         await sources.take_wanted()
         await sources.take_changed()
+        await sources.uploads.take_due()
         if not context.queues.has_room:
             # What leaves the queues makes room for more.
             return not sources.pins_done
@@ -182,7 +183,7 @@ class Mover:
         await self._decide_each(sources.due())
         await self._decide_each(resident(context))
         await self._decide_each(sources.unused())
-        return not sources.pins_done or sources.hurried
+        return not sources.pins_done or sources.hurried or sources.uploads.hurried
 
     async def _decide_each(self, source: AsyncGenerator[Shown, None]) -> None:
         async with contextlib.aclosing(source):

@@ -31,6 +31,9 @@ WAITING_COUNT_MAX = 1024
 GATHERED_COUNT_MAX = 8192
 """Small files in batches that are gathered or written: two full ones, each 350 bytes."""
 
+UPLOADS_WAITING_MAX = 256
+"""With so many moves in a queue, no further file comes in that only lacks its object."""
+
 FULL_S = 2.0
 """So long the mover waits for a queue that is full, before it looks for files of other stores: one
 whose store is well has room by then. Guess."""
@@ -197,6 +200,14 @@ class MoveQueues:
     def has_room_for(self, store: str) -> bool:
         """Return whether the queues of a store take more."""
         return self._lane(store).has_room
+
+    def takes_upload(self, store: str) -> bool:
+        """Return whether one more file of a store should wait for its upload in a queue.
+
+        Others wait elsewhere: a file in a queue is not moved by any other rule.
+        """
+        lane = self._lane(store)
+        return lane.has_room and len(lane.demotions.waiting) < UPLOADS_WAITING_MAX
 
     def passes_over(self, move: Move, store: str) -> bool:
         """Return whether a move is not to be put: its queue is full, and nobody waits for it."""

@@ -20,6 +20,7 @@ from memfs.placement.decide import Shown
 from memfs.placement.execute import Wait
 from memfs.placement.resident import charge
 from memfs.placement.surveys import AccessSurvey, PinSurvey, SubtreeWalk
+from memfs.placement.uploads import Uploads
 from memfs.policy import rules
 from memfs.policy.goals import goal_of_pin, next_step
 from memfs.policy.view import Goal, Move
@@ -73,6 +74,7 @@ class Sources:
         self._sealed_moving: dict[InodeNo, None] = {}
         """Files sealed while they were being moved."""
         self._failed_reads: BoundedDict[InodeNo, PendingMove] = BoundedDict(FAILED_READS_MAX)
+        self.uploads = Uploads(context)
         self._walk = SubtreeWalk(context.engine)
         # All pins once: what was pinned warm is not in RAM after a start.
         self._pin_survey = PinSurvey(context.engine)
@@ -99,6 +101,11 @@ class Sources:
     def survey_pins(self) -> None:
         """Look for pins at all files: changes were lost."""
         self._pin_survey.begin()
+
+    def survey(self) -> None:
+        """Look at all files: events were lost."""
+        self.survey_pins()
+        self.uploads.survey()
 
     # --- what programs wrote or used -------------------------------------------------------------
     async def used(self) -> AsyncGenerator[Shown, None]:
@@ -149,7 +156,9 @@ class Sources:
         at the file again: such files come back when their move has ended.
         """
         context = self._context
-        sealed = self._sealed_moving | dict.fromkeys(context.activity.take_sealed())
+        taken = context.activity.take_sealed()
+        self.uploads.note_sealed(taken)
+        sealed = self._sealed_moving | dict.fromkeys(taken)
         self._sealed_moving = {ino: None for ino in sealed if ino in context.queues}
         return [ino for ino in sealed if ino not in self._sealed_moving]
 
@@ -243,6 +252,9 @@ class Sources:
                 shown = Shown([file])
                 yield shown
                 if shown.moved:
+                    continue
+                if pending.wanted == Tier.GLACIER and self.uploads.put(file):
+                    # Its record stays: each failure makes the pause longer.
                     continue
             store = "" if file is None else file.store
             if ino in placer.restoring and context.queues.has_room_for(store):

@@ -28,8 +28,8 @@ ENTRIES_A_SLICE = 256
 _START = (0, 0)
 
 
-class PinSurvey:
-    """Finds the files with a pin in force: once at start, and again when events were lost."""
+class FileSurvey:
+    """Looks at all files: once at start, and again when events were lost."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -42,17 +42,25 @@ class PinSurvey:
         self._after = InodeNo(0)
         self.done = False
 
-    async def next_pinned(self, limit: int) -> list[InodeNo]:
-        """Return the pinned ones among the next `limit` files."""
+    async def next_files(self, limit: int) -> list[Inode]:
+        """Return the next `limit` files."""
         if self.done:
             return []
         inodes = await self._engine.list_files(self._after, limit)
-        if not inodes:
+        if inodes:
+            self._after = inodes[-1].ino
+        else:
             self.done = True
-            return []
-        self._after = inodes[-1].ino
+        return inodes
+
+
+class PinSurvey(FileSurvey):
+    """Finds the files with a pin in force."""
+
+    async def next_pinned(self, limit: int) -> list[InodeNo]:
+        """Return the pinned ones among the next `limit` files."""
         pinned = []
-        for inode in inodes:
+        for inode in await self.next_files(limit):
             try:
                 pin = await self._engine.effective_pin(inode.ino)
             except StaleInodeError:

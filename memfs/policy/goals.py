@@ -55,6 +55,8 @@ def next_step(candidate: Candidate, goal: Goal) -> Step | None:
         if not candidate.raw:
             return Step.HYDRATE
         return Step.LOCK if goal == Goal.WARM and not candidate.held else None
+    if goal == Goal.STORED:
+        return None if candidate.remote else Step.UPLOAD
     if goal == Goal.GLACIER:
         if not candidate.remote:
             return Step.UPLOAD

@@ -91,6 +91,8 @@ def _by_pin(view: TierView, limits: Limits) -> list[Move]:
         if candidate.pin is None or candidate.waiting:
             continue
         goal = goal_of_pin(candidate.pin, limits)
+        if goal == Goal.GLACIER and candidate.store_waits:
+            continue
         if next_step(candidate, goal) is not None:
             size = candidate.ram_bytes if goal == Goal.WARM else candidate.local_bytes
             detail = f"pinned to {candidate.pin.label}"
@@ -145,7 +147,7 @@ def _by_age(view: TierView, limits: Limits, free: list[Candidate]) -> list[Move]
         local = candidate.raw or candidate.packed
         ages = limits.ages_of(candidate.ages)
         for (age_ns, key), goal, possible in (
-            (ages.cold_to_glacier, Goal.GLACIER, store),
+            (ages.cold_to_glacier, Goal.GLACIER, store and not candidate.store_waits),
             (ages.pack_after, Goal.PACKED, True),
             (ages.warm_to_cold, Goal.COLD, True),
         ):
@@ -185,7 +187,6 @@ def _from_disk(view: TierView, limits: Limits, free: list[Candidate]) -> list[Mo
     moves = []
     used_bytes = view.cold_used_bytes
     store = limits.glacier and limits.store_ready and limits.store_frees
-    goal = Goal.GLACIER if store else Goal.PACKED
     detail = f"the disk tier was filled beyond {limits.cold.high_bytes} bytes"
     if limits.glacier and not limits.store_frees:
         detail += "; the object store lies on the same disk, and moving there would free nothing"
@@ -194,6 +195,7 @@ def _from_disk(view: TierView, limits: Limits, free: list[Candidate]) -> list[Mo
     ):
         if used_bytes <= limits.cold.low_bytes:
             break
+        goal = Goal.GLACIER if store and not candidate.store_waits else Goal.PACKED
         if next_step(candidate, goal) is None:
             continue
         used_bytes -= candidate.local_bytes

@@ -183,5 +183,5 @@ def _check_goal(move: Move, candidate: Candidate, limits: Limits) -> None:
         raise InvalidValueError(f"inode {move.ino} is being moved, or waits for its next attempt")
     if candidate.pin is not None and move.goal != goal_of_pin(candidate.pin, limits):
         raise InvalidValueError(f"inode {move.ino} is pinned to {candidate.pin.label}")
-    if move.goal == Goal.GLACIER and not limits.glacier:
+    if move.goal in (Goal.GLACIER, Goal.STORED) and not limits.glacier:
         raise InvalidValueError(f"inode {move.ino}: there is no object store")

@@ -13,6 +13,7 @@ WATERMARK = "watermark"
 FREQUENCY = "frequency"
 READ = "read"
 PREFETCH = "prefetch"
+UPLOAD = "upload"
 COMPRESS = "compress"
 INCOMPRESSIBLE = "incompressible"
 DAMAGED = "damaged"
@@ -28,6 +29,7 @@ TRIGGERS = {
     FREQUENCY: "it was opened again and again without a raw form",
     READ: "programs read much of it without a raw form",
     PREFETCH: "a program told that it will be used, or what was opened before let expect it",
+    UPLOAD: "its last writer closed it, on a mount that other nodes may read",
     COMPRESS: "memfs compress",
     INCOMPRESSIBLE: "it was to be packed",
     DAMAGED: "a scrub read all of its forms",
@@ -37,7 +39,7 @@ TRIGGERS = {
 }
 """What sets off each rule; a policy of yours may name others."""
 
-BY_ITSELF = frozenset({SEAL, AGE, WATERMARK, FREQUENCY, DONE})
+BY_ITSELF = frozenset({SEAL, AGE, WATERMARK, FREQUENCY, DONE, UPLOAD})
 """Rules of files that nobody has pinned: what they decided is old where a pin is in force."""
 
 _MARK = "/"

@@ -31,17 +31,19 @@ class Goal(enum.IntEnum):
     """Remote form only."""
     PACKED = 2
     """Compressed on the local disk, or raw where that saves nothing; not in RAM."""
-    COLD = 3
+    STORED = 3
+    """With an object in the store; its local forms stay as they are."""
+    COLD = 4
     """Not held in RAM; its forms stay as they are."""
-    LOCAL = 4
+    LOCAL = 5
     """With a raw file, wherever its pages are."""
-    WARM = 5
+    WARM = 6
     """With a raw file that is held in RAM."""
 
     @property
     def tier(self) -> Tier:
-        """The tier that a user sees when the goal is reached."""
-        if self == Goal.GLACIER:
+        """The tier that has what the goal asks for, once it is reached."""
+        if self in (Goal.GLACIER, Goal.STORED):
             return Tier.GLACIER
         return Tier.WARM if self == Goal.WARM else Tier.COLD
 
@@ -71,6 +73,8 @@ class Candidate(NamedTuple):
     """A program has it open for reading: it leaves neither by age nor by watermark."""
     waiting: bool = False
     """It is being moved, or its move failed and its time has not come again."""
+    store_waits: bool = False
+    """Its upload failed, and its time has not come again: its local forms may move meanwhile."""
     priority: int = PRIORITY_DEFAULT
     """In force: 0 to `PRIORITY_MAX`; the lower ones leave a tier first, the higher move first."""
     pool: str = ""

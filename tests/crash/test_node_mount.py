@@ -301,3 +301,23 @@ def test_killed_at_each_fault_point(armed: Path, unmounted_node: NodeMount) -> N
         assert set(made) <= {path.name for path in node.root.iterdir()}
     node.mount.stop()
     node.compare()
+
+
+def test_killed_while_a_file_is_uploaded_by_itself(armed: Path, unmounted_node: NodeMount) -> None:
+    """The next daemon finds that it has no object, and uploads it; its local copy stays."""
+    node = unmounted_node
+    node.mount.start()
+    armed.write_text("batch.verified 1")
+    path = node.root / "file"
+    path.write_text("text")
+    wait_for(lambda: not node.mount.daemon_pids(), "the daemon lives")
+    armed.unlink()
+    node.mount.kill()
+    node.mount.start()
+    wait_for(lambda: os.getxattr(path, "user.memfs.state") == b"remote", "not uploaded")
+    why = run_memfs("why", path)
+    assert "upload: other nodes read its bytes" in why
+    assert "tier     cold" in why
+    assert path.read_text() == "text"
+    node.mount.stop()
+    node.compare()

@@ -127,6 +127,7 @@ def test_both_names_of_a_section_are_refused(file: Path) -> None:
             "warm.low_watermark = 0.99 is above warm.high_watermark",
         ),
         ("[mount]\ndriver = 'fuse2'\n", "no driver 'fuse2'; use auto, kernel, pyfuse3"),
+        ("[nodes]\nupload = 'never'\n", "nodes.upload = 'never'; write sealed or policy"),
         ("[mount]\npassthrough = 1\n", "mount.passthrough: must be true or false, not 1"),
         ("[metadata]\ninode_cache_count = true\n", "must be a whole number, not True"),
         ("[warm\n", "is not valid TOML"),

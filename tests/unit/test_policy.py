@@ -62,6 +62,8 @@ def goals(tier_view: TierView, limits: Limits = LIMITS) -> dict[int, Goal]:
         ({"remote": True}, Goal.GLACIER, Step.DROP_RAW),
         ({"remote": True, "raw": False, "packed": True}, Goal.GLACIER, Step.DROP_PACKED),
         ({"remote": True, "raw": False}, Goal.GLACIER, None),
+        ({"held": True}, Goal.STORED, Step.UPLOAD),
+        ({"remote": True, "held": True}, Goal.STORED, None),
         ({"held": True}, Goal.PACKED, Step.UNLOCK),
         ({}, Goal.PACKED, Step.PACK),
         ({"packable": False}, Goal.PACKED, None),
@@ -97,6 +99,7 @@ def test_the_next_step_leads_to_the_goal(
         (31, {"raw": False, "remote": True}, LIMITS, None),
         (31, {"open": True}, LIMITS, None),
         (31, {"waiting": True}, LIMITS, None),
+        (31, {"store_waits": True}, LIMITS, Goal.PACKED),
         (31, {"pin": Tier.WARM, "held": True}, LIMITS, None),
         (31, {"pin": Tier.COLD, "packed": True, "raw": False}, LIMITS, None),
     ],
@@ -118,6 +121,8 @@ def test_unused_files_move_by_age(
         (Tier.GLACIER, {}, Goal.GLACIER),
         (Tier.GLACIER, {"raw": False, "remote": True}, None),
         (Tier.GLACIER, {"waiting": True}, None),
+        (Tier.GLACIER, {"store_waits": True}, None),
+        (Tier.WARM, {"store_waits": True}, Goal.WARM),
         (Tier.GLACIER, {"open": True}, Goal.GLACIER),
     ],
 )
@@ -166,6 +171,12 @@ def test_a_full_disk_sends_files_away(limits: Limits, goal: Goal) -> None:
     ]
     planned = goals(view(*files, cold=9000, cold_draining=True), limits)
     assert planned == {1: goal, 4: goal}
+
+
+def test_a_full_disk_packs_what_the_store_does_not_take_now() -> None:
+    """Its upload has failed, and is tried again later."""
+    files = [candidate(1, local_bytes=5000, store_waits=True), candidate(2, local_bytes=100)]
+    assert goals(view(*files, cold=9000, cold_draining=True))[1] == Goal.PACKED
 
 
 @pytest.mark.parametrize(
