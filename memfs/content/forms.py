@@ -234,7 +234,7 @@ class FormReader:
         except NotFoundError:
             # The file was written anew since its forms were listed.
             raise ObjectMissingError(f"{form.place}: nothing refers to it any more") from None
-        unlock = Unlock.of(self._keys, blob, form.coding, self._engine.state_id)
+        unlock = Unlock.of(self._keys, blob, form.coding, self._engine.object_state_id)
         if form.kind == FormKind.PACKED:
             return await trio.to_thread.run_sync(
                 self._open_packed, form, unlock, limiter=self._threads

@@ -137,19 +137,32 @@ class KernelCache:
             tell_loop = partial(token.run_sync_soon, unknown)
             self._patient.tell(partial(_ask, notices, ino, tell_loop))
 
-    async def wait_told(self) -> None:
+    async def wait_told(self) -> bool:
         """Return when the kernel has been told all that it was to be told before this call.
 
         Checkpoint: always. Cancel: safe.
+
+        Returns:
+            False if a notice has waited for longer than `END_S_MAX`, and may do so still.
         """
+        return await self._wait_told(self._prompt, self._patient)
+
+    async def wait_attributes_told(self) -> bool:
+        """Do as `wait_told` for what waits for nothing: attributes."""
+        return await self._wait_told(self._prompt)
+
+    async def _wait_told(self, *tellers: _Teller) -> bool:
+        is_told = True
         if self._notices is not None:
             token = trio.lowlevel.current_trio_token()
-            for teller in (self._prompt, self._patient):
+            for teller in tellers:
                 told = trio.Event()
                 teller.tell(partial(token.run_sync_soon, told.set))
                 with trio.move_on_after(END_S_MAX):
                     await told.wait()
+                is_told = is_told and told.is_set()
         await trio.lowlevel.checkpoint()
+        return is_told
 
     @property
     def can_forget_all(self) -> bool:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from memfs.content.opening import Handle, OpenMode
 from memfs.fifo import Fifo
 from memfs.keyed_lock import KeyedLock
-from memfs.types import RawId
+from memfs.types import NO_RAW, RawId
 
 if TYPE_CHECKING:
     from memfs.content.opening import Backing
@@ -82,9 +82,11 @@ class OpenFile:
         "answer",
         "counts",
         "direct_read_bytes",
+        "former_fds",
         "kept",
         "opening_count",
         "read_fd",
+        "read_raw",
         "same_answer_count",
         "sync_errno",
         "write_fd",
@@ -100,6 +102,10 @@ class OpenFile:
         """Opens under way that have no handle yet."""
         self.read_fd = -1
         """The daemon's own descriptor for reading the raw file; -1: there is no such descriptor."""
+        self.read_raw = NO_RAW
+        """What that is open at."""
+        self.former_fds: list[int] = []
+        """Others of it, open at raw files that the inode had before: a thread may read there."""
         self.write_fd = -1
         self.kept: SyncedFile | None = None
         """For further fsyncs, while there is a writer: till then the raw file is the same."""
@@ -374,9 +380,22 @@ class OpenTable:
     def read_fd(self, ino: InodeNo, raw: RawId) -> int:
         """Return the daemon's descriptor for reading an open file's raw file."""
         file = self._open_file(ino)
-        if file.read_fd < 0:
-            file.read_fd = self._raw_store.open(raw, os.O_RDONLY)
+        if file.read_raw != raw:
+            fd = self._raw_store.open(raw, os.O_RDONLY)
+            if file.read_fd >= 0:
+                file.former_fds.append(file.read_fd)
+            file.read_fd, file.read_raw = fd, raw
         return file.read_fd
+
+    def opened_fd(self, ino: InodeNo) -> int:
+        """Return what `read_fd` has returned last while the file was open; -1: nothing."""
+        file = self._files.get(ino)
+        return -1 if file is None else file.read_fd
+
+    def is_passed_elsewhere(self, ino: InodeNo, raw: RawId) -> bool:
+        """True while handles pass through to another raw file: the kernel takes no other handle."""
+        known = self._backings.get(ino)
+        return known is not None and _raw(known) != raw and self.has_mode(ino, OpenMode.PASSTHROUGH)
 
     def write_fd(self, ino: InodeNo, raw: RawId) -> int:
         """Return the daemon's descriptor for writing an open file's raw file."""
@@ -394,7 +413,7 @@ class OpenTable:
     def close(self) -> None:
         """Close the daemon's descriptors and give all backing ids back; idempotent."""
         for file in self._files.values():
-            for fd in (file.read_fd, file.write_fd):
+            for fd in (file.read_fd, file.write_fd, *file.former_fds):
                 if fd >= 0:
                     os.close(fd)
         self._files.clear()
@@ -457,7 +476,7 @@ class OpenTable:
     def _drop_if_idle(self, ino: InodeNo, file: OpenFile) -> None:
         if not file.idle:
             return
-        for fd in (file.read_fd, file.write_fd):
+        for fd in (file.read_fd, file.write_fd, *file.former_fds):
             if fd >= 0:
                 os.close(fd)
         del self._files[ino]

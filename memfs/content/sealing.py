@@ -98,7 +98,13 @@ def raw_ctime_ns(inode: Inode, status: os.stat_result) -> int:
 
 
 class Sealer:
-    """Seals files whose last writer is gone."""
+    """Seals files whose last writer is gone.
+
+    Attributes:
+        writes: False: nobody writes here: raw files are as they were fetched, whatever their times.
+    """
+
+    writes = True
 
     def __init__(
         self,
@@ -338,7 +344,8 @@ class Sealer:
             status = self._raw_store.stat(inode.raw)
         except ObjectMissingError:
             return missing
-        return (status.st_size, storable_ns(status.st_mtime_ns)) != (inode.size, inode.mtime_ns)
+        found = status.st_size, storable_ns(status.st_mtime_ns)
+        return self.writes and found != (inode.size, inode.mtime_ns)
 
     async def _seal(self, inos: list[InodeNo]) -> int:
         """Seal those of the candidates that nothing else is being done with."""

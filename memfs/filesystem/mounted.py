@@ -51,6 +51,7 @@ class MountedTree:
         self._live = live
         self._tree_of = tree_of
         self.validity = live.validity
+        self.opens_directories = live.opens_directories
         self._is_hidden_told = False
 
     # --- names -----------------------------------------------------------------------------------
@@ -182,6 +183,10 @@ class MountedTree:
         if await self._live.lookup(ROOT_INODE, NAME) is None:
             return await _refuse(OWN_ROOT)
         return await change()
+
+    def open_directory(self, caller: Caller, ino: InodeNo) -> Coroutine[Any, Any, None]:
+        """OPENDIR."""
+        return self._live.open_directory(caller, ino) if ino <= LIVE_MAX else _nothing()
 
     def list_directory(
         self, ino: InodeNo, after_cookie: int, limit: int

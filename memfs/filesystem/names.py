@@ -60,6 +60,8 @@ REAP_COUNT_MAX = 256
 class Names(Shared):
     """The requests that read and change dentries."""
 
+    opens_directories = False
+
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
         self._default_acls: BoundedDict[InodeNo, bytes | None] = BoundedDict(DEFAULT_ACLS_MAX)
@@ -248,6 +250,9 @@ class Names(Shared):
             return size >= FREED_BYTES_MIN and self._raw_store.free_bytes() >= ROOM_FACTOR * size
         except MemfsError:
             return False
+
+    async def open_directory(self, caller: Caller, ino: InodeNo) -> None:
+        """OPENDIR; the kernel knows of each change that is made here."""
 
     async def list_directory(
         self, ino: InodeNo, after_cookie: int, limit: int

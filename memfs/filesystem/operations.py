@@ -81,6 +81,11 @@ class Operations(Protocol):
     validity: Validity
     """How long the kernel may believe what a reply does not say it of: listings, missing names."""
 
+    @property
+    def opens_directories(self) -> bool:
+        """True if `open_directory` is to be asked, and no listing may be kept by the kernel."""
+        ...
+
     # --- names -----------------------------------------------------------------------------------
     async def lookup(
         self, parent: InodeNo, name: bytes, caller: Caller | None = None
@@ -145,6 +150,10 @@ class Operations(Protocol):
         self, parent: InodeNo, name: bytes, new_parent: InodeNo, new_name: bytes, flags: int
     ) -> None:
         """RENAME, RENAME2: `RENAME_NOREPLACE` (1), `RENAME_EXCHANGE` (2), `RENAME_WHITEOUT` (4)."""
+        ...
+
+    async def open_directory(self, caller: Caller, ino: InodeNo) -> None:
+        """OPENDIR."""
         ...
 
     async def list_directory(

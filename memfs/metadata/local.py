@@ -37,6 +37,11 @@ class Local(Changes, Protocol):
         """Identity of the state directory that this engine has open."""
         ...
 
+    @property
+    def object_state_id(self) -> StateId:
+        """That of the one which objects are made under: of the node that writes the mount."""
+        ...
+
     def reserve_ids(self) -> tuple[InodeNo, RawId]:
         """Take the next inode number and raw id; never handed out again, even after a crash."""
         ...

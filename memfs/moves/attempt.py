@@ -114,6 +114,8 @@ class MoveParts:
     store may name them. 0: all of them; None: not one."""
     source: str | None = None
     """Why nothing in the store may be changed; None: it is this state's own."""
+    writes: bool = True
+    """False: another node writes. Local copies are made and dropped here, and nothing else."""
     sources: Sources | None = None
     """Those of adopted objects; None: they are not read here."""
     published: FetchPublished | None = None

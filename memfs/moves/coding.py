@@ -121,4 +121,4 @@ def unlock(parts: MoveParts, blob: Blob, coding: FormCoding) -> Unlock:
         blob: Whose form it is; a container of another content is refused.
         coding: That of the form; a container that is encrypted otherwise is refused.
     """
-    return Unlock.of(parts.keys, blob, coding, parts.engine.state_id)
+    return Unlock.of(parts.keys, blob, coding, parts.engine.object_state_id)

@@ -82,6 +82,10 @@ class Recheck:
         self.proven = known == DRAINED
         self.done = known in (DRAINED, self._boot)
 
+    def trust(self) -> None:
+        """Nobody writes here: raw files are as they were fetched. In place of `begin`."""
+        self.proven = self.done = True
+
     async def compare_slice(self) -> int:
         """Compare one slice of the files; returns how many were adopted."""
         if self.proven:

@@ -163,8 +163,10 @@ async def _marks(context: Context, ino: InodeNo) -> _Marks:
 
 
 async def _is_packable(context: Context, inode: Inode) -> bool:
-    """Return False if packing is known not to save a block of disk."""
+    """Return False if packing is known not to save a block of disk, or is not for this node."""
     engine = context.engine
+    if not context.parts.writes:
+        return False
     if inode.raw and inode.blocks * BLOCK_BYTES <= 4096:
         return False
     codec = await engine.effective_codec(inode.ino) or context.config.cold.codec

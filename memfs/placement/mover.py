@@ -86,7 +86,8 @@ class Mover:
             for batcher in self._placer.batchers.values():
                 await batcher.flush(nursery)
         await self._upkeep.tidy()
-        await self._upkeep.tidy_store()
+        if self._context.parts.writes:
+            await self._upkeep.tidy_store()
 
     async def run(self) -> None:
         """Do rounds, moves and upkeep until cancelled."""
@@ -113,8 +114,9 @@ class Mover:
                 for _ in range(BATCH_WORKERS):
                     nursery.start_soon(self._placer.batchers[name].run, nursery)
             nursery.start_soon(self._run_upkeep, self._upkeep.tidy)
-            # Apart: a store that does not answer must not keep files from becoming durable.
-            nursery.start_soon(self._run_upkeep, self._upkeep.tidy_store)
+            if self._context.parts.writes:
+                # Apart: a store that does not answer must not keep files from becoming durable.
+                nursery.start_soon(self._run_upkeep, self._upkeep.tidy_store)
             nursery.start_soon(self._run_watch)
             while True:
                 begun_s = trio.current_time()

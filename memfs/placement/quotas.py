@@ -89,9 +89,17 @@ class Quotas:
     Args:
         engine: Keeps what was spent.
         clock: Tells the time.
+        keeps: False: what was spent is the mount's, and another node keeps it.
     """
 
-    def __init__(self, config: QuotasConfig, engine: Local, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        config: QuotasConfig,
+        engine: Local,
+        clock: Clock | None = None,
+        *,
+        keeps: bool = True,
+    ) -> None:
         limits = {
             Spent.REQUESTS: config.requests_per_day,
             Spent.UPLOAD: config.upload_bytes_per_day,
@@ -102,6 +110,7 @@ class Quotas:
             {spent: limit for spent, limit in limits.items() if limit is not None}
         )
         self._engine = engine
+        self._keeps = keeps
         self._clock = clock or SystemClock()
         self._boot_id = self._clock.boot_id()
         self._begun = Moment(0.0, self._clock.wall_s(), self._clock.boot_s(), self._boot_id)
@@ -179,7 +188,8 @@ class Quotas:
     # --- life ------------------------------------------------------------------------------------
     async def load(self) -> None:
         """Take what an earlier daemon has spent; once, before anything is spent."""
-        stored = await self._engine.get_setting(SETTING) if self._quotas else None
+        is_kept = self._quotas and self._keeps
+        stored = await self._engine.get_setting(SETTING) if is_kept else None
         if stored is None:
             return
         try:
@@ -199,7 +209,7 @@ class Quotas:
 
     async def save(self) -> None:
         """Store what was spent."""
-        if not self._changed:
+        if not self._changed or not self._keeps:
             return
         self._saved_s = now_s = self._now_s()
         self._changed = False

@@ -397,6 +397,23 @@ async def test_what_is_not_served_is_enosys(
     assert await kernel.receive(1) == {sent: errno.ENOSYS}
 
 
+async def test_directories_that_others_change_are_opened(
+    tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    """The kernel then keeps no listing of its own."""
+    filesystem = FakeFilesystem(tmp_path)
+    filesystem.opens_directories = True
+    kernel = Kernel(filesystem)
+    opened = kernel.send(Opcode.OPENDIR, ROOT, bytes(8))
+    released = kernel.send(Opcode.RELEASEDIR, ROOT, bytes(24))
+    nursery.start_soon(kernel.runner.run)
+    assert await kernel.receive(2) == {opened: 0, released: 0}
+    assert filesystem.calls["open_directory"] == 1
+    nursery.cancel_scope.cancel()
+    kernel.end.close()
+    kernel.daemon_end.close()
+
+
 async def test_forgets_reach_the_file_system_and_have_no_reply(
     kernel: Kernel, nursery: trio.Nursery
 ) -> None:

@@ -688,3 +688,43 @@ async def test_the_background_rests_without_a_word_while_changes_are_refused(
     database.refusal = None
     assert caplog.records == []
     assert (await depot.state.engine.get_inode(ino)).raw
+
+
+async def test_a_node_that_reads_makes_and_drops_copies_and_nothing_else(
+    open_depot: Callable[..., Depot],
+) -> None:
+    """It packs nothing, and leaves the store as it is, with all that is garbage or sparse there."""
+    depot = open_depot()
+    state = depot.state
+    pinned, removed, unused = [
+        await depot.create(name, idle=True) for name in ("pinned", "removed", "unused")
+    ]
+    for ino in (pinned, removed, unused):
+        await upload(state.parts, ino)
+        await drop_raw(state.parts, ino)
+    await hydrate(state.parts, unused)
+    await state.unlink("removed")
+    objects = sorted(path.name for path in state.objects_dir.rglob("*"))
+    state.parts.writes, state.parts.source = False, "this node reads"
+    await depot.pin(pinned, Tier.COLD)
+    await depot.pin(unused, Tier.GLACIER)
+    await depot.steps(4)
+    assert await state.forms(pinned) == {FormKind.RAW, FormKind.REMOTE}
+    assert await state.forms(unused) == {FormKind.REMOTE}
+    assert sorted(path.name for path in state.objects_dir.rglob("*")) == objects
+
+
+async def test_a_node_that_reads_rechecks_nothing(open_depot: Callable[..., Depot]) -> None:
+    """Its raw files were fetched: another time of one tells of no write."""
+    depot = open_depot()
+    state = depot.state
+    ino = await depot.create("file")
+    await upload(state.parts, ino)
+    inode = await state.engine.get_inode(ino)
+    os.utime(state.raw_store.path(inode.raw), (1, 1))
+    assert state.sealer.is_changed(inode)
+    state.parts.writes = state.sealer.writes = False
+    await state.recovery.begin()
+    assert (state.recovery.recheck.done, state.recovery.recheck.proven) == (True, True)
+    assert not state.sealer.is_changed(inode)
+    assert (await drop_raw(state.parts, ino)).outcome == MoveOutcome.DONE

@@ -302,3 +302,32 @@ def test_a_file_of_others_is_passed_through_for_reading_while_it_is_open(
     table.close()
     os.close(fd)
     assert backing.live == set()
+
+
+def test_bytes_of_another_generation_are_read_from_their_raw_file(raw_store: RawStore) -> None:
+    """A thread may still read from the former one: that stays open as long as the file."""
+    table = OpenTable(raw_store, None)
+    handle = table.add(INO, OpenMode.CACHED, writable=False)
+    assert table.opened_fd(INO) == -1
+    former = table.read_fd(INO, RAW)
+    assert table.read_fd(INO, RAW) == former == table.opened_fd(INO)
+    now = table.read_fd(INO, RawId(8))
+    assert table.opened_fd(INO) == now
+    assert os.fstat(now).st_ino != os.fstat(former).st_ino
+    table.remove(INO, handle)
+    for fd in (former, now):
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
+    assert table.opened_fd(INO) == -1
+
+
+def test_handles_of_another_raw_file_are_told(raw_store: RawStore) -> None:
+    table = OpenTable(raw_store, FakeBacking())
+    mode, _ = table.choose(INO, RAW)
+    assert not table.is_passed_elsewhere(INO, RawId(8))
+    handle = table.add(INO, mode, writable=False)
+    assert not table.is_passed_elsewhere(INO, RAW)
+    assert table.is_passed_elsewhere(INO, RawId(8))
+    assert table.is_passed_elsewhere(INO, NO_RAW)
+    table.remove(INO, handle)
+    assert not table.is_passed_elsewhere(INO, RawId(8))

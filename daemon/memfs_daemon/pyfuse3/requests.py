@@ -293,7 +293,13 @@ class Requests(pyfuse3.Operations):
     # --- directories -----------------------------------------------------------------------------
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
         """OPENDIR: the listing needs no state, only to know of which directory."""
+        if self._operations.opens_directories:
+            await self._open_directory(inode, ctx)
         return pyfuse3.FileHandleT(inode)
+
+    @_answering
+    async def _open_directory(self, inode: InodeT, ctx: RequestContext) -> None:
+        await self._operations.open_directory(Caller(ctx), InodeNo(inode))
 
     async def releasedir(self, fh: FileHandleT) -> None:
         """RELEASEDIR."""

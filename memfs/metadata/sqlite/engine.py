@@ -158,6 +158,10 @@ class SqliteEngine(Foreign):
     def state_id(self) -> StateId:
         return self._state_id
 
+    @property
+    def object_state_id(self) -> StateId:
+        return self._state_id
+
     # --- totals ----------------------------------------------------------------------------------
     async def usage(self) -> Usage:
         return Usage._make(self._totals)

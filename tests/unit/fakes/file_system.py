@@ -317,6 +317,11 @@ class FakeFilesystem:
         node.parent = new_parent
         self._changed = True
 
+    opens_directories = False
+
+    async def open_directory(self, caller: Caller, ino: InodeNo) -> None:
+        self.calls["open_directory"] += 1
+
     async def list_directory(
         self, ino: InodeNo, after_cookie: int, limit: int
     ) -> list[DirectoryEntry]:

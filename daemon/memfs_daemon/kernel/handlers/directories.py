@@ -14,6 +14,7 @@ from memfs_daemon.kernel.protocol import (
     DIRENT,
     ENTRY_OUT,
     HEADER_BYTES,
+    OPEN_OUT,
     READ_IN,
     REQUEST_BYTES_MAX,
 )
@@ -32,6 +33,8 @@ _DIRENT_BYTES_LEAST = DIRENT.size + _NAME_BYTES_LEAST
 _PLUS_BYTES_LEAST = ENTRY_OUT.size + _DIRENT_BYTES_LEAST
 _PADDING = tuple(bytes(-length % 8) for length in range(8))
 
+_OPENED = OPEN_OUT.pack(0, 0, 0)
+
 _pack_dirent = DIRENT.pack
 
 
@@ -40,6 +43,15 @@ class DirectoryHandlers:
 
     def __init__(self, operations: Operations) -> None:
         self._operations = operations
+
+    async def open(self, request: Request) -> bytes:
+        """OPENDIR; without FOPEN_CACHE_DIR the kernel keeps no listing."""
+        await self._operations.open_directory(request, request.node)
+        return _OPENED
+
+    async def release(self, _request: Request) -> bytes:
+        """RELEASEDIR; a listing needs no state."""
+        return b""
 
     async def list_names(self, request: Request) -> bytes:
         """READDIR."""

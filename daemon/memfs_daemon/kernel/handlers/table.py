@@ -2,7 +2,8 @@
 
 Invariant: an opcode in no table is answered ENOSYS, after which the kernel never asks again: on
 purpose for OPENDIR and FLUSH (a round trip less for each opendir and close), ACCESS (the kernel
-checks permissions), POLL, BMAP, IOCTL, and for locks, which stay in the kernel.
+checks permissions), POLL, BMAP, IOCTL, and for locks, which stay in the kernel. Where another node
+changes directories, OPENDIR is answered.
 """
 
 from __future__ import annotations
@@ -78,6 +79,8 @@ def build_table(operations: Operations, negotiated: Negotiated) -> HandlerTable:
         Opcode.FSYNCDIR: directories.fsync,
         Opcode.DESTROY: _destroy,
     }
+    if operations.opens_directories:
+        answered |= {Opcode.OPENDIR: directories.open, Opcode.RELEASEDIR: directories.release}
     silent: dict[Opcode, SilentHandler] = {
         Opcode.FORGET: names.forget,
         Opcode.BATCH_FORGET: names.forget_batch,
