@@ -61,6 +61,9 @@ class NodesConfig:
     upload: str = UPLOAD_SEALED
     """When a file gets its object, which nodes that read need: `sealed`: two seconds after it was
     closed, and its local copy stays; `policy`: when the policy sends it to the store."""
+    keep_changes_s: float = 3600.0
+    """The database keeps changes for a node that reads until it has not been heard of for so long;
+    then it copies all names anew when it comes back."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from memfs.errors import DatabaseError, DisconnectedError, UsageError
-from memfs.metadata.shared import joining, writer
+from memfs.metadata.shared import joining, schema, writer
 from memfs.metadata.shared.schema import Mount, NodeRow
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ class FakeDatabase:
         """Statements on shared tables that are committed, in order."""
         self.group_sizes: list[int] = []
         """Changes in each group that was committed and had any."""
+        self.applied_by_reader: int | None = None
+        """Number of the last change that a node has which reads; None: there is no such node."""
         self.is_up = True
         self.is_silent = False
         """It takes everything, and answers nothing."""
@@ -129,7 +131,7 @@ class FakeDatabase:
             assert isinstance(after, int)
             assert isinstance(last, int)
             return [(sum(after < number <= last for number in self.changes),)]
-        if text == joining.READ_BODIES:
+        if text == schema.READ_LOG:
             _, after, count = parameters
             assert isinstance(after, int)
             assert isinstance(count, int)
@@ -137,7 +139,15 @@ class FakeDatabase:
         if text == writer.TRIM:
             _, durable = parameters
             assert isinstance(durable, int)
-            self.changes = {key: body for key, body in self.changes.items() if key > durable}
+            applied = durable if self.applied_by_reader is None else self.applied_by_reader
+            last = min(durable, applied)
+            self.changes = {key: body for key, body in self.changes.items() if key > last}
+            return [(applied,)]
+        if text == writer.LEAVE_BEHIND:
+            oldest, _ = parameters
+            assert isinstance(oldest, int)
+            if self.applied_by_reader is not None and self.applied_by_reader < oldest:
+                self.applied_by_reader = None
             return []
         self.applied.append((text, parameters))  # type: ignore[arg-type]
         return []
@@ -185,7 +195,7 @@ class FakeSession:
         """See `joining.FirstSession`."""
         return Mount(self._database.mount_id, "file:///store", "1", "now")
 
-    def find_node(self) -> NodeRow | None:
+    def find_writer(self) -> NodeRow | None:
         """See `joining.FirstSession`."""
         database = self._database
         if database.state_id is None:
@@ -200,7 +210,7 @@ class FakeSession:
             database.base = {table.name: list(some) for table, some in rows}
         if database.state_id != node.state_id:
             raise UsageError("its state directory is another one")
-        found = self.find_node()
+        found = self.find_writer()
         assert found is not None
         return found
 

@@ -656,7 +656,9 @@ def _join(
         state_dir,
         config.metadata,
         PostgresConnector(address, config.glacier.url, min(limit_s, TIMEOUT_S)),
-        NodeSettings(config.nodes.name or socket.gethostname(), limit_s),
+        NodeSettings(
+            config.nodes.name or socket.gethostname(), limit_s, config.nodes.keep_changes_s
+        ),
         migration=Migration(tell),
         query=config.query,
         first_settings=SETTINGS_OF_NEW_STATE,

@@ -132,7 +132,7 @@ def formatted(server: PostgresServer) -> Iterator[Database]:
         with contextlib.closing(client):
             create(client, "the database", "file:///nowhere", __version__)
             client.query(
-                "insert into node values (1, 'bench', $1, 0, 'live', 0, now(), $2)",
+                "insert into node values (1, 'bench', $1, 'writer', 0, 'live', 0, 0, now(), $2)",
                 (secrets.token_bytes(16), __version__),
             )
         yield database

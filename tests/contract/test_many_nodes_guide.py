@@ -86,7 +86,10 @@ def test_the_user_of_a_mount_has_the_rights_that_it_needs_and_no_others(
     with _connected(made, made.user) as client:
         assert client.query("select store from mount") == [("s3://bucket/data",)]
         changes = [
-            ("insert into node values (1, 'a', $1, 0, 'live', 0, now(), '')", (b"x" * 16,)),
+            (
+                "insert into node values (1, 'a', $1, 'writer', 0, 'live', 0, 0, now(), '')",
+                (b"x" * 16,),
+            ),
             ("update node set seq = 1 where node = 1", ()),
             ("insert into change values (1, 1, now(), $1)", (b"",)),
             ("delete from change", ()),

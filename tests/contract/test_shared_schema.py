@@ -10,10 +10,20 @@ from typing import TYPE_CHECKING
 import pytest
 
 from memfs.errors import DatabaseError, UsageError
+from memfs.exit_codes import ExitCode
 from memfs.metadata.shared import schema
 from memfs.metadata.shared.address import Address
 from memfs.metadata.shared.client import Client
-from memfs.metadata.shared.schema import FORMAT_NUMBER, NODE, Mount, NodeRow, check, create
+from memfs.metadata.shared.node_file import Role
+from memfs.metadata.shared.schema import (
+    FORMAT_NUMBER,
+    NODE,
+    Mount,
+    NodeRow,
+    NodeState,
+    check,
+    create,
+)
 from memfs.metadata.shared.tables import TABLES, stored_row
 from memfs.metadata.sqlite.creation import create_tables
 from memfs.types import ROOT_INODE
@@ -83,7 +93,7 @@ def test_a_mount_is_made_with_all_its_tables(client: Client) -> None:
     assert _tables_in(client) == {"mount", "node", "change", *(table.name for table in TABLES)}
     assert check(client, "the database", STORE) == made
     assert check(client, "the database", STORE + "/") == made
-    assert schema.find_node(client) is None
+    assert schema.find_writer(client) is None
 
 
 def test_another_mount_has_another_identity(postgres: Database, client: Client) -> None:
@@ -104,7 +114,7 @@ def test_a_used_database_is_refused(client: Client) -> None:
     with pytest.raises(UsageError, match="has a mount already, with the object store s3://bucket"):
         _create(client, "s3://bucket/other")
     assert check(client, "the database", STORE) == made
-    assert schema.find_node(client) is None
+    assert schema.find_writer(client) is None
 
 
 @pytest.mark.parametrize(
@@ -276,6 +286,16 @@ def test_another_format_is_refused(client: Client) -> None:
         _create(client)
 
 
+def test_a_format_before_the_first_release_is_refused(client: Client) -> None:
+    """Its table of nodes knows of one."""
+    _create(client)
+    client.query("update mount set format = 1, version = '0.1'")
+    reason = r"has format 1, which memfs 0.1 made before.*make another database, format that, and"
+    with pytest.raises(UsageError, match=reason) as caught:
+        check(client, "the database", STORE)
+    assert caught.value.exit_code == ExitCode.STATE_UNUSABLE
+
+
 def test_a_state_directory_joins_once_with_its_rows(
     client: Client, local: sqlite3.Connection
 ) -> None:
@@ -293,7 +313,7 @@ def test_a_state_directory_joins_once_with_its_rows(
     again = schema.join(client, "the database", ME._replace(name="moved"), _rows_of(local))
     assert again == NodeRow(NODE, "here", ME.state_id, 7, 3, "9.9")
     assert client.query("select count(*) from setting") == [(0,)]
-    assert schema.find_node(client) == again._replace(name="moved")
+    assert schema.find_writer(client) == again._replace(name="moved")
 
 
 def test_another_state_directory_is_refused(client: Client, local: sqlite3.Connection) -> None:
@@ -301,9 +321,9 @@ def test_another_state_directory_is_refused(client: Client, local: sqlite3.Conne
     _create(client)
     schema.join(client, "the database", ME, _rows_of(local))
     other = ME._replace(name="there", state_id=b"o" * 16)
-    with pytest.raises(UsageError, match=r"node here, whose state directory is another one.*later"):
+    with pytest.raises(UsageError, match="written by node here, whose state directory is another"):
         schema.join(client, "the database", other, _rows_of(local))
-    assert schema.find_node(client) == ME._replace(number=NODE)
+    assert schema.find_writer(client) == ME._replace(number=NODE)
 
 
 def test_of_two_that_join_at_once_one_is_refused(
@@ -324,7 +344,7 @@ def test_of_two_that_join_at_once_one_is_refused(
     with ThreadPoolExecutor(2) as pool:
         outcomes = list(pool.map(attempt, range(2)))
     [joined] = [each for each in outcomes if isinstance(each, NodeRow)]
-    assert schema.find_node(clients[0]) == joined
+    assert schema.find_writer(clients[0]) == joined
     assert client_count(clients[0], "inode") == 1
 
 
@@ -349,3 +369,149 @@ def test_rows_of_all_kinds_come_back_as_they_were(client: Client) -> None:
     with pytest.raises(DatabaseError) as caught:
         client.query(table.insert_many, table.arrays_of([(99, *stored[0][1:])]))
     assert caught.value.sqlstate == "23505", "the key of an object is unique in its source"
+
+
+# --- nodes that read -----------------------------------------------------------------------------
+def _join_reader(client: Client, name: str, number: int) -> NodeRow:
+    return schema.join_reader(client, "the database", name, bytes([number] * 16), "9.9")
+
+
+@pytest.fixture
+def written(client: Client, local: sqlite3.Connection) -> Client:
+    """A mount with a node that writes, and that has made 70 changes."""
+    _create(client)
+    schema.join(client, "the database", ME, _rows_of(local))
+    client.query("update node set seq = 70")
+    return client
+
+
+def test_any_number_of_nodes_reads(written: Client) -> None:
+    """Each comes back to its own row, also by another name; changes are kept from the first on."""
+    first, second = (_join_reader(written, name, at) for at, name in enumerate("ab"))
+    assert first == NodeRow(NODE + 1, "a", bytes(16), 0, 0, "9.9", Role.READER, 70, "live")
+    assert (second.number, second.name, second.applied) == (NODE + 2, "b", 70)
+    written.query("update node set epoch = 5, applied = 71 where name = 'a'")
+    assert _join_reader(written, "c", 0) == first._replace(epoch=5, applied=71)
+    assert [node.name for node in schema.find_nodes(written)] == ["here", "c", "b"]
+    writer = schema.find_writer(written)
+    assert writer is not None
+    assert (writer.name, writer.role) == ("here", Role.WRITER)
+
+
+@pytest.mark.parametrize("state", [NodeState.BEHIND, NodeState.LEFT])
+def test_a_node_whose_changes_are_gone_is_told_so_once(written: Client, state: NodeState) -> None:
+    """It reads all tables again, and needs what comes after them."""
+    before = _join_reader(written, "a", 0)
+    written.query("update node set state = $1::text where role = 'reader'", (state,))
+    written.query("update node set seq = 90 where role = 'writer'")
+    assert _join_reader(written, "a", 0) == before._replace(state=state)
+    assert schema.find_nodes(written)[1] == before._replace(applied=90)
+
+
+def test_nobody_reads_what_nobody_has_written(client: Client) -> None:
+    """There is not even a root directory."""
+    _create(client)
+    with pytest.raises(UsageError, match="has no node that writes: mount it there first") as caught:
+        _join_reader(client, "a", 0)
+    assert caught.value.exit_code == ExitCode.NO_ANSWER
+    assert schema.find_nodes(client) == []
+
+
+def test_a_state_directory_keeps_its_role(written: Client, local: sqlite3.Connection) -> None:
+    """One that writes has files that no object store has, and one that reads has not all."""
+    with pytest.raises(UsageError, match=r'node here, which writes: write role = "writer"') as one:
+        schema.join_reader(written, "the database", "a", ME.state_id, "9.9")
+    _join_reader(written, "a", 0)
+    reader = ME._replace(state_id=bytes(16))
+    with pytest.raises(UsageError, match=r'node a, which reads: write role = "reader"') as other:
+        schema.join(written, "the database", reader, _rows_of(local))
+    assert one.value.exit_code == other.value.exit_code == ExitCode.STATE_UNUSABLE
+
+
+def test_a_name_belongs_to_one_live_node(written: Client, local: sqlite3.Connection) -> None:
+    """People tell nodes by their names; one that is behind has given its own away."""
+    _join_reader(written, "a", 0)
+    _join_reader(written, "b", 1)
+    refusal = "another node has the name a: give this one another, by name in"
+    for number in (1, 2):
+        with pytest.raises(UsageError, match=refusal) as caught:
+            _join_reader(written, "a", number)
+        assert caught.value.exit_code == ExitCode.STATE_IN_USE
+    with pytest.raises(UsageError, match=refusal):
+        schema.join(written, "the database", ME._replace(name="a"), _rows_of(local))
+    written.query("update node set state = 'behind' where name = 'a'")
+    assert _join_reader(written, "a", 2).number == NODE + 3
+    with pytest.raises(UsageError, match=refusal):
+        _join_reader(written, "a", 0)
+
+
+@pytest.mark.parametrize("name", ["", "a\0b", "n\n", "x" * 256, "\udc80"])
+def test_a_name_that_nobody_can_write_is_refused(
+    written: Client, local: sqlite3.Connection, name: str
+) -> None:
+    """It would be in messages, and in an index."""
+    refusal = r"nodes.name: .* cannot be the name of a node"
+    with pytest.raises(UsageError, match=refusal):
+        _join_reader(written, name, 0)
+    with pytest.raises(UsageError, match=refusal):
+        schema.join(written, "the database", ME._replace(name=name), _rows_of(local))
+    assert [node.name for node in schema.find_nodes(written)] == ["here"]
+
+
+def test_of_many_that_come_at_once_each_gets_a_row(
+    written: Client, connect: Callable[..., Client]
+) -> None:
+    """Their numbers are those of different nodes."""
+    clients = [connect() for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        rows = list(pool.map(lambda at: _join_reader(clients[at], f"n{at}", at), range(4)))
+    assert sorted(row.number for row in rows) == [NODE + 1, NODE + 2, NODE + 3, NODE + 4]
+    assert schema.find_nodes(written)[1:] == sorted(rows)
+
+
+def test_how_far_nodes_are_is_told(written: Client) -> None:
+    """By the database's clock, whatever those of the nodes say."""
+    for at, name in enumerate("abc"):
+        _join_reader(written, name, at)
+    written.query("update node set applied = 69 where name = 'b'")
+    written.query("update node set state = 'behind', applied = 1 where name = 'c'")
+    written.query("update node set beat = now() - interval '5 min' where name = 'b'")
+    written.query("insert into change values (1, 69, now() - interval '1 day', '')")
+    written.query("insert into change values (1, 70, now() - interval '1 hour', '')")
+    writer, *readers = schema.list_nodes(written, "the database")
+    assert (writer.name, writer.role, writer.applied, writer.behind_count) == (
+        *("here", Role.WRITER, 70, 0),
+    )
+    told = [(each.name, each.state, each.applied, each.behind_count) for each in readers]
+    assert told == [("a", "live", 70, 0), ("b", "live", 69, 1), ("c", "behind", 1, 69)]
+    assert [each.behind_s for each in (writer, readers[0], readers[2])] == [None] * 3
+    behind_s = readers[1].behind_s
+    assert behind_s is not None
+    assert 3600 <= behind_s < 3600 + WAIT_S
+    assert 300 <= readers[1].heard_s < 300 + WAIT_S
+    assert 0 <= readers[0].heard_s < WAIT_S
+
+
+def test_a_reader_needs_few_rights(
+    postgres: Database, connect: Callable[..., Client], local: sqlite3.Connection
+) -> None:
+    """As the guide says: to read all tables, and to have a row of its own."""
+    postgres.execute("create role looker login")
+    try:
+        owner = connect()
+        _create(owner)
+        schema.join(owner, "the database", ME, _rows_of(local))
+        postgres.execute("grant usage on schema public to looker")
+        postgres.execute("grant select on all tables in schema public to looker")
+        postgres.execute("grant insert, update on node to looker")
+        client = connect(postgres.server.url(postgres.name, "looker"))
+        check(client, "the database", STORE)
+        assert _join_reader(client, "a", 0).role == Role.READER
+        assert len(schema.list_nodes(client, "the database")) == 2
+        for table in TABLES:
+            client.query(table.select_shared)
+        with pytest.raises(DatabaseError):
+            client.query("delete from change")
+    finally:
+        postgres.execute("drop owned by looker")
+        postgres.execute("drop role looker")

@@ -173,7 +173,7 @@ def _live(
         client = Client.connect(Address.parse(database.url), WAIT_S)
         with contextlib.closing(client):
             assert_same(local_tables(engine._rows), shared_tables(client))
-            node = schema.find_node(client)
+            node = schema.find_writer(client)
             assert node is not None
             assert node.seq == engine._outbox.number
         assert engine.check() == []

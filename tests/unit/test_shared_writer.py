@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from memfs.errors import MetadataError, UnconfirmedError
-from memfs.metadata.shared import bodies
+from memfs.metadata.shared import bodies, writer
 from memfs.metadata.shared.outbox import Outbox
 from memfs.metadata.shared.writer import (
     BEAT_S,
@@ -181,6 +181,53 @@ class TestGroups:
             site.durable = 2
             await trio.sleep(BEAT_S + 1)
             assert list(site.database.changes) == [3]
+
+    async def test_bodies_stay_until_all_nodes_that_read_have_them(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        async with serving() as site:
+            for _ in range(3):
+                await site.outbox.wait(site.add())
+            site.durable, site.database.applied_by_reader = 3, 1
+            await trio.sleep(BEAT_S + 1)
+            assert list(site.database.changes) == [2, 3]
+            assert site.writer.applied_by_readers == 1
+            # Nothing more gets durable here, but the reader goes on.
+            site.durable, site.database.applied_by_reader = 0, 2
+            await trio.sleep(BEAT_S + 1)
+            assert list(site.database.changes) == [3]
+            assert site.writer.applied_by_readers == 2
+            site.database.applied_by_reader = None
+            await trio.sleep(BEAT_S + 1)
+            assert site.database.changes == {}
+
+    async def test_bodies_of_changes_that_are_durable_before_they_are_confirmed_go_too(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        async with serving() as site:
+            site.database.latency_s = 1.0
+            site.add()
+            site.durable = 1
+            await trio.sleep(0.1)
+            # Asked once, and nothing is confirmed yet.
+            site.durable = 0
+            await trio.sleep(2 * BEAT_S)
+            assert site.database.changes == {}
+
+    async def test_reader_that_lacks_too_many_changes_is_left_behind(
+        self, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(writer, "KEPT_COUNT_MAX", 5)
+        async with serving() as site:
+            site.database.applied_by_reader = 1
+            for _ in range(6):
+                await site.outbox.wait(site.add())
+            site.durable = 6
+            await trio.sleep(BEAT_S + 1)
+            assert list(site.database.changes) == [2, 3, 4, 5, 6]
+            await site.outbox.wait(site.add())
+            await trio.sleep(BEAT_S + 1)
+            assert site.database.changes.keys() == {7}
 
 
 class TestExactlyOnce:

@@ -48,13 +48,17 @@ class FirstClient:
         """See `schema.check`."""
         return schema.check(self._client, self._name, self._store)
 
-    def find_node(self) -> NodeRow | None:
-        """See `schema.find_node`."""
-        return schema.find_node(self._client)
+    def find_writer(self) -> NodeRow | None:
+        """See `schema.find_writer`."""
+        return schema.find_writer(self._client)
 
     def join(self, node: NodeRow, rows: Iterable[tuple[SharedTable, Iterable[Row]]]) -> NodeRow:
         """See `schema.join`."""
         return schema.join(self._client, self._name, node, rows)
+
+    def join_reader(self, name: str, state_id: bytes, version: str) -> NodeRow:
+        """See `schema.join_reader`."""
+        return schema.join_reader(self._client, self._name, name, state_id, version)
 
 
 class PostgresConnector:

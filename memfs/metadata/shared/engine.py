@@ -116,6 +116,8 @@ class NodeSettings(NamedTuple):
     name: str
     limit_s: float
     """So long a change is waited for."""
+    keep_changes_s: float = 3600.0
+    """So long changes are kept for nodes that read and are not heard of."""
 
 
 class SharedChange(Change):
@@ -249,6 +251,7 @@ class SharedEngine(SqliteEngine):
                 rng,
                 reach,
                 note_latency,
+                settings.keep_changes_s,
             )
             engine.writer.begin(session, joined.epoch)
             engine._changes = SharedChange(engine._changes, engine._end_change)

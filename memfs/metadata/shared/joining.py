@@ -25,7 +25,7 @@ from memfs.exit_codes import ExitCode
 from memfs.metadata.shared import bodies
 from memfs.metadata.shared.node_file import Membership
 from memfs.metadata.shared.outbox import Outbox
-from memfs.metadata.shared.schema import NodeRow
+from memfs.metadata.shared.schema import READ_LOG, NodeRow
 from memfs.metadata.shared.tables import TABLES
 from memfs.metadata.shared.writer import (
     EPOCH_STEP_MAX,
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     from memfs.types import StateId
 
 COUNT_BODIES = "select count(*) from change where node = $1 and seq > $2 and seq <= $3"
-READ_BODIES = "select seq, body from change where node = $1 and seq > $2 order by seq limit $3"
 
 BODIES_A_TIME = 200
 
@@ -60,12 +59,12 @@ class FirstSession(Session, Protocol):
         """Return the mount that the database has; UsageError: it has not, or another one."""
         ...
 
-    def find_node(self) -> NodeRow | None:
-        """Return its node; None: no state directory has taken part yet."""
+    def find_writer(self) -> NodeRow | None:
+        """Return the node that writes; None: no state directory has taken part yet."""
         ...
 
     def join(self, node: NodeRow, rows: Iterable[tuple[SharedTable, Iterable[Row]]]) -> NodeRow:
-        """Have a state directory take part, or come back; UsageError: another one does."""
+        """Have a state directory write, or come back; UsageError: another one does."""
         ...
 
     def transact_blocking(
@@ -144,7 +143,7 @@ class Joining:
                 "that one by metadata.url, or another directory by --state"
             )
         here = NodeRow(0, self._name, bytes(self._state_id), 0, 0, __version__)
-        if self._session.find_node() is None:
+        if self._session.find_writer() is None:
             self._begin(known, mark)
             row = self._session.join(here, self._rows())
             self._reach("node.made")
@@ -198,7 +197,7 @@ class Joining:
     # --- each further start ----------------------------------------------------------------------
     def _take_over(self, row: NodeRow, known: Membership | None) -> tuple[Node, int, int]:
         """Take another epoch; returns the node with it, and with how many changes there are."""
-        number, name, _, former, seq, _ = row
+        number, name, _, former, seq = row[:5]
         node = Node(number, name, self._database_name)
         if known is None or former not in known.epochs:
             raise self._refusal(
@@ -251,7 +250,7 @@ class Joining:
         self._local.follow(outbox)
         while outbox.number < seq:
             (rows,) = self._session.transact_blocking(
-                [(READ_BODIES, (node.number, outbox.number, BODIES_A_TIME))]
+                [(READ_LOG, (node.number, outbox.number, BODIES_A_TIME))]
             )
             if not rows:
                 raise self._refusal(f"changes of node {node.name} have gone while they were read")

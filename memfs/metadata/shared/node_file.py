@@ -9,6 +9,7 @@ Invariant: the file has one sector, which a disk writes whole, and its room from
 
 from __future__ import annotations
 
+import enum
 import json
 import os
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,6 +21,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _BYTES = 512
+
+
+class Role(enum.StrEnum):
+    """What a node does, as the configuration and the database have it."""
+
+    WRITER = "writer"
+    """It makes all changes; there is one."""
+    READER = "reader"
 
 
 class Membership(NamedTuple):

@@ -1,9 +1,10 @@
 """The schema of a mount in PostgreSQL: made once by `memfs format`, checked by each mount.
 
 Beside the shared tables there are three: `mount` has one row, which tells what this is; `node` has
-a row for each state directory that takes part, which is one so far; `change` has the bodies of
-journal entries that a node has sent and may need again. There are no foreign keys, which lock rows
-that need no lock, and no triggers: each node does the same changes as its SQLite tables.
+a row for each state directory that takes part, of which one writes and all others read; `change`
+has the bodies of journal entries of the one that writes, until it and those that read have them.
+There are no foreign keys, which lock rows that need no lock, and no triggers: each node does the
+same changes as its SQLite tables.
 
 All tables are in the schema that the connection creates tables in (`search_path`), so that an URL
 with `options=-csearch_path=NAME` has a mount of its own in a database of others.
@@ -13,12 +14,14 @@ Invariant: the tables come all together, in a schema that has no others, with th
 
 from __future__ import annotations
 
+import enum
 import secrets
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.errors import DatabaseError, UsageError
 from memfs.exit_codes import ExitCode
+from memfs.metadata.shared.node_file import Role
 from memfs.metadata.shared.tables import TABLES, stored_row
 from memfs.urls import url_without_secrets
 
@@ -30,14 +33,20 @@ if TYPE_CHECKING:
     from memfs.metadata.shared.tables import SharedTable
     from memfs.metadata.sqlite.statements import Row
 
-FORMAT_NUMBER = 1
+FORMAT_NUMBER = 2
 """That of these tables; another number is refused."""
 
 TIMEOUT_S = 60.0
 """For the tables, and for the rows of a new node. Guess."""
 
 NODE = 1
-"""The number of the only node that a mount has so far."""
+"""The number of the node that writes; others have higher ones."""
+
+NAME_BYTES_MAX = 255
+"""The longest name of a node."""
+
+READ_LOG = "select seq, body from change where node = $1 and seq > $2 order by seq limit $3"
+"""The bodies of a node's changes beyond a number, in order."""
 
 _MANAGEMENT = (
     """create table mount (
@@ -50,14 +59,19 @@ _MANAGEMENT = (
     )""",
     """create table node (
         node bigint primary key,
-        name text not null,             -- nodes.name
-        state_id bytea not null,        -- of its state directory, 16 bytes
+        name text collate "C" not null, -- nodes.name
+        state_id bytea not null unique, -- of its state directory, 16 bytes
+        role text collate "C" not null check (role in ('writer', 'reader')),
         epoch bigint not null,          -- who has another one changes nothing any longer
-        state text not null,            -- 'live'
+        state text collate "C" not null -- 'live': it finds the changes that it needs; 'behind': it
+            check (state in ('live', 'behind', 'left')), -- may not; 'left': nor is it expected
         seq bigint not null,            -- changes of its journal that are in the tables
+        applied bigint not null,        -- of a reader: it needs no changes of the writer up to here
         beat timestamptz not null,      -- when it was heard of last
-        version text not null           -- of memfs
+        version text collate "C" not null -- of memfs
     ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02)""",
+    "create unique index node_writer on node (role) where role = 'writer'",
+    "create unique index node_name on node (name) where state = 'live'",
     """create table change (
         node bigint,
         seq bigint,                     -- from 1 on, without a gap
@@ -92,14 +106,38 @@ _INSERT_MOUNT = """
     insert into mount (one, format, mount_id, store, version, created)
     values (1, $1::bigint, $2::text, $3::text, $4::text, now())
 """
-_READ_NODES = "select node, name, state_id, epoch, seq, version from node order by node"
-_INSERT_NODE = """
-    insert into node (node, name, state_id, epoch, state, seq, beat, version)
-    values ($1::bigint, $2::text, $3::bytea, 0, 'live', 0, now(), $4::text)
+_READ_NODES = """
+    select node, name, state_id, epoch, seq, version, role, applied, state from node order by node
 """
-_RENAME_NODE = """
+_INSERT_WRITER = """
+    insert into node (node, name, state_id, role, epoch, state, seq, applied, beat, version)
+    values ($1::bigint, $2::text, $3::bytea, 'writer', 0, 'live', 0, 0, now(), $4::text)
+"""
+_INSERT_READER = """
+    insert into node (node, name, state_id, role, epoch, state, seq, applied, beat, version)
+    select max(node) + 1, $1::text, $2::bytea, 'reader', 0, 'live', 0,
+        max(seq) filter (where role = 'writer'), now(), $3::text
+    from node
+"""
+_COME_BACK = """
     update node set name = $2::text, version = $3::text
     where node = $1::bigint and (name, version) <> ($2::text, $3::text)
+"""
+_HOLD_CHANGES = """
+    update node set state = 'live', beat = now(),
+        applied = (select seq from node where role = 'writer')
+    where node = $1::bigint and state <> 'live'
+"""
+"""Who reads all tables from now on needs the changes beyond."""
+_LIST_NODES = """
+    select n.name, n.role, n.state, n.epoch,
+        case n.role when 'writer' then n.seq else n.applied end,
+        case n.role when 'writer' then 0 else w.seq - n.applied end,
+        case when n.role = 'reader' and n.state = 'live' then (
+            select extract(epoch from now() - c.at)::double precision from change as c
+            where c.node = w.node and c.seq > n.applied order by c.seq limit 1) end,
+        extract(epoch from now() - n.beat)::double precision, n.version
+    from node as n join node as w on w.role = 'writer' order by n.node
 """
 
 _NO_RIGHT, _NO_COLUMN, _NO_ROLE = "42501", "42703", "42704"
@@ -107,6 +145,7 @@ _TAKEN = frozenset({"42P07", "23505"})
 """SQLSTATEs of a table that is there already, or that somebody makes at the same time."""
 
 _ROWS_A_STATEMENT = 500
+_ATTEMPT_COUNT_MAX = 10
 
 
 class Mount(NamedTuple):
@@ -122,6 +161,17 @@ class Mount(NamedTuple):
     """When, with the database's time zone."""
 
 
+class NodeState(enum.StrEnum):
+    """How a node stands to the changes of the one that writes."""
+
+    LIVE = "live"
+    """Those that it needs are kept."""
+    BEHIND = "behind"
+    """They may be gone: it has to read all tables again."""
+    LEFT = "left"
+    """Likewise, and it is not expected to come back."""
+
+
 class NodeRow(NamedTuple):
     """A state directory that takes part in a mount."""
 
@@ -132,6 +182,33 @@ class NodeRow(NamedTuple):
     seq: int
     """So many changes of its journal are in the tables."""
     version: str
+    role: str = Role.WRITER
+    """One of `Role`."""
+    applied: int = 0
+    """A reader needs no changes of the writer up to this one."""
+    state: str = NodeState.LIVE
+    """One of `NodeState`."""
+
+
+class NodeReport(NamedTuple):
+    """How a node is doing, as of one instant, by the database's clock."""
+
+    name: str
+    role: str
+    """One of `Role`."""
+    state: str
+    """One of `NodeState`."""
+    epoch: int
+    applied: int
+    """Number of the last change of the writer that it has."""
+    behind_count: int
+    """Changes that it lacks."""
+    behind_s: float | None
+    """How old the oldest one is of these; None: it lacks no change, or they are not kept."""
+    heard_s: float
+    """Seconds since it was heard of last."""
+    version: str
+    """That of its memfs."""
 
 
 def create(client: Client, database: str, store: str, version: str, role: str = "") -> Mount:
@@ -213,10 +290,29 @@ def check(client: Client, database: str, store: str | None) -> Mount:
     return mount
 
 
-def find_node(client: Client) -> NodeRow | None:
-    """Return the node of a mount; None: no state directory has taken part yet."""
-    rows = client.query(_READ_NODES)
-    return NodeRow._make(rows[0]) if rows else None
+def find_nodes(client: Client) -> list[NodeRow]:
+    """Return the nodes of a mount, in the order in which they came."""
+    return [NodeRow._make(row) for row in client.query(_READ_NODES)]
+
+
+def find_writer(client: Client) -> NodeRow | None:
+    """Return the node that writes; None: no state directory has taken part yet."""
+    return next((node for node in find_nodes(client) if node.role == Role.WRITER), None)
+
+
+def list_nodes(client: Client, database: str) -> list[NodeReport]:
+    """Return how the nodes of a mount are doing.
+
+    Args:
+        client: Connected to it.
+        database: How messages name it, without secrets.
+
+    Raises:
+        UsageError: It has no mount, or one of another format; or the user must not read it.
+        DatabaseError, DisconnectedError: As of `Client.query`.
+    """
+    _found_mount(client, database)
+    return [NodeReport._make(row) for row in client.query(_LIST_NODES)]
 
 
 def join(
@@ -225,7 +321,7 @@ def join(
     node: NodeRow,
     rows: Iterable[tuple[SharedTable, Iterable[Row]]],
 ) -> NodeRow:
-    """Have a state directory take part in a mount, or come back to it.
+    """Have a state directory write in a mount, for the first time or again.
 
     Args:
         client: Connected to it.
@@ -238,29 +334,120 @@ def join(
         The row of the node, as it was before the present mount.
 
     Raises:
-        UsageError: Another state directory takes part.
+        UsageError: Another state directory writes, this one reads, or the name is taken.
         DatabaseError, DisconnectedError: As of `Client.transact_blocking`; nothing was done.
     """
-    present = find_node(client)
+    _check_name(node.name)
+    nodes = find_nodes(client)
+    _refuse_role(database, nodes, node.state_id, Role.WRITER)
+    present = next((each for each in nodes if each.role == Role.WRITER), None)
     if present is None:
-        insert = (_INSERT_NODE, (NODE, node.name, node.state_id, node.version))
+        insert = (_INSERT_WRITER, (NODE, node.name, node.state_id, node.version))
         try:
             client.transact_blocking([insert, *_fill(rows)], TIMEOUT_S)
         except DatabaseError as error:
             if error.sqlstate not in _TAKEN:
                 raise
-        present = find_node(client)
+        present = find_writer(client)
         assert present is not None, "just inserted, by us or by another process"
     if present.state_id != node.state_id:
         raise UsageError(
-            f"{database} is the mount of node {present.name}, whose state directory is another one "
-            f"(id {present.state_id.hex()}, here {node.state_id.hex()}): mount it with that one; "
-            "many nodes of one mount come with a later version of memfs",
+            f"{database} is written by node {present.name}, whose state directory is another one "
+            f"(id {present.state_id.hex()}, here {node.state_id.hex()}): mount it with that one, "
+            'or have this node read, by role = "reader" in [nodes]; several nodes that write come '
+            "with a later version of memfs",
             ExitCode.STATE_IN_USE,
         )
-    if (present.name, present.version) != (node.name, node.version):
-        client.query(_RENAME_NODE, (present.number, node.name, node.version))
+    _come_back(client, database, present, node.name, node.version)
     return present
+
+
+def join_reader(client: Client, database: str, name: str, state_id: bytes, version: str) -> NodeRow:
+    """Have a state directory read in a mount, for the first time or again.
+
+    From then on the changes are kept that it needs. If its row was not `NodeState.LIVE`, it needs
+    those beyond the tables that it reads next.
+
+    Args:
+        client: Connected to it.
+        database: How messages name it, without secrets.
+        name: That of the node.
+        state_id: That of the state directory.
+        version: That of this memfs.
+
+    Returns:
+        The row of the node, as it was before the present mount.
+
+    Raises:
+        UsageError: No node has written yet, this state directory writes, or the name is taken.
+        DatabaseError, DisconnectedError: As of `Client.transact_blocking`; nothing was done.
+    """
+    _check_name(name)
+    for _ in range(_ATTEMPT_COUNT_MAX):
+        nodes = find_nodes(client)
+        _refuse_role(database, nodes, state_id, Role.READER)
+        if not any(node.role == Role.WRITER for node in nodes):
+            raise UsageError(
+                f"{database} has no node that writes: mount it there first, and here once it has "
+                "begun",
+                ExitCode.NO_ANSWER,
+            )
+        if any(
+            (node.name, node.state) == (name, NodeState.LIVE) and node.state_id != state_id
+            for node in nodes
+        ):
+            raise _name_refusal(database, name)
+        present = next((node for node in nodes if node.state_id == state_id), None)
+        if present is not None:
+            _come_back(client, database, present, name, version)
+            client.query(_HOLD_CHANGES, (present.number,))
+            return present
+        try:
+            client.query(_INSERT_READER, (name, state_id, version))
+        except DatabaseError as error:
+            # Another node was faster.
+            if error.sqlstate not in _TAKEN:
+                raise
+    raise UsageError(f"{database}: other nodes come at the same time: try again")
+
+
+def _come_back(client: Client, database: str, present: NodeRow, name: str, version: str) -> None:
+    try:
+        client.query(_COME_BACK, (present.number, name, version))
+    except DatabaseError as error:
+        if error.sqlstate not in _TAKEN:
+            raise
+        raise _name_refusal(database, name) from None
+
+
+def _check_name(name: str) -> None:
+    size = len(name.encode("utf-8", "surrogateescape"))
+    if not 0 < size <= NAME_BYTES_MAX or not name.isprintable():
+        raise UsageError(
+            f"nodes.name: {name[:NAME_BYTES_MAX]!r} cannot be the name of a node: write 1 to "
+            f"{NAME_BYTES_MAX} bytes of printable text"
+        )
+
+
+def _refuse_role(database: str, nodes: Iterable[NodeRow], state_id: bytes, wanted: Role) -> None:
+    """See that a state directory does not change its role."""
+    for node in nodes:
+        if node.state_id == state_id and node.role != wanted:
+            does = "writes" if node.role == Role.WRITER else "reads"
+            raise UsageError(
+                f"{database}: this state directory is that of node {node.name}, which {does}: "
+                f'write role = "{node.role}" in [nodes], or name another directory by --state',
+                ExitCode.STATE_UNUSABLE,
+            )
+
+
+def _name_refusal(database: str, name: str) -> UsageError:
+    return UsageError(
+        f"{database}: another node has the name {name}: give this one another, by name in "
+        "[nodes]; if it was this machine with a state directory that is lost, its name is free "
+        "once it has not been heard of for nodes.keep_changes",
+        ExitCode.STATE_IN_USE,
+    )
 
 
 def _fill(rows: Iterable[tuple[SharedTable, Iterable[Row]]]) -> Iterator[Statement]:
@@ -293,6 +480,13 @@ def _found_mount(client: Client, database: str) -> Mount:
         )
     ((number, *rest),) = rows
     mount = Mount._make(rest)
+    if number < FORMAT_NUMBER:
+        raise UsageError(
+            f"{database} has format {number}, which memfs {mount.version} made before its first "
+            f"release; this memfs knows {FORMAT_NUMBER}: make another database, format that, and "
+            "mount it with a new state directory",
+            ExitCode.STATE_UNUSABLE,
+        )
     if number != FORMAT_NUMBER:
         raise UsageError(
             f"{database} has format {number}, made by memfs {mount.version}; this memfs knows "

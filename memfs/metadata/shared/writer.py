@@ -9,7 +9,9 @@ other group can change meanwhile:
    not begun, and is told the number of the last entry. The others are sent again.
 2. It is committed, and who waits is told. *Killed before*: the next start is told the same.
 
-The database keeps the bodies of entries until this node has them on stable storage (`following`).
+The database keeps the bodies of entries until this node has them on stable storage (`following`),
+and all nodes that read have applied them. One that has not been heard of for `nodes.keep_changes`,
+or lacks too many, is left behind: it reads all tables again when it comes back.
 
 Invariant: entries are committed there in order, each exactly once; what was told to be confirmed is
 committed.
@@ -62,7 +64,21 @@ with it."""
 NOT_MOVED = "22012"
 """The SQLSTATE of that, division_by_zero."""
 INSERT_CHANGE = "insert into change (node, seq, at, body) values ($1, $2, now(), $3)"
-TRIM = "delete from change where node = $1 and seq <= $2"
+LEAVE_BEHIND = (
+    "update node set state = 'behind' where node in (select node from node"
+    " where role = 'reader' and state = 'live'"
+    " and (applied < $1 or beat < now() - $2 * interval '1 second')"
+    " for update skip locked)"
+)
+"""A row that is locked is just being heard of, or the next group sees to it: nobody waits here."""
+TRIM = (
+    "with readers as (select coalesce(min(applied), $2::bigint) as applied"
+    " from node where role = 'reader' and state = 'live'),"
+    " trimmed as (delete from change using readers"
+    " where node = $1 and seq <= least($2::bigint, applied))"
+    " select applied from readers"
+)
+"""Removes bodies that all have; returns which changes all nodes that read have applied."""
 
 END_FORMER = (
     "select pg_terminate_backend(pid) from pg_stat_activity where pid = $1"
@@ -89,6 +105,8 @@ LOCAL_S = 1.0
 """An entry that no program waits for goes with the next group, or after so long."""
 TRIM_S = 1.0
 """Between two groups that remove bodies."""
+KEPT_COUNT_MAX = 10_000_000
+"""A node that reads and lacks more changes is left behind: they take some 6 GB."""
 BEAT_S = 5.0
 """A connection without work is tried so often: one that is lost is known before a program waits."""
 
@@ -169,6 +187,7 @@ class Writer:
         rng: Gives jitter, and epochs.
         reach: Told of each fault point.
         note_latency: Told how many seconds each group took.
+        keep_changes_s: For so long changes are kept for nodes that read and are not heard of.
     """
 
     def __init__(
@@ -183,6 +202,7 @@ class Writer:
         rng: random.Random,
         reach: Callable[[str], None] = lambda _point: None,
         note_latency: Callable[[float], None] = lambda _seconds: None,
+        keep_changes_s: float = 3600.0,
     ) -> None:
         self._node = node
         self._outbox = outbox
@@ -207,8 +227,11 @@ class Writer:
         self._fence: FencedError | None = None
         self._defect: tuple[str, MemfsError | OSError] | None = None
         """The last failure, by what it looks like."""
-        self._trimmed = 0
+        self._keep_changes_s = keep_changes_s
+        self._durable = 0
         self._trimmed_s = float("-inf")
+        self.applied_by_readers = 0
+        """All nodes that read have applied the changes up to here, but those that are behind."""
         self._group_count = self._entry_count = 0
         self._retries: collections.Counter[str] = collections.Counter()
 
@@ -373,14 +396,15 @@ class Writer:
         entries = outbox.first(GROUP_COUNT_MAX, GROUP_BYTES_MAX)
         last = entries[-1].number if entries else outbox.confirmed
         statements = self._group(entries, last)
-        trimmed = self._trim(statements)
+        is_trimmed = self._trim(statements)
         self._ask()
         begun_s = trio.current_time()
         self._reach("node.sending")
-        await self._transact(session, statements)
+        answers = await self._transact(session, statements)
         self._reach("node.confirmed")
         self._note_latency(trio.current_time() - begun_s)
-        self._trimmed = trimmed
+        if is_trimmed:
+            ((self.applied_by_readers,),) = answers[-1]
         self._group_count += bool(entries)
         self._entry_count += len(entries)
         outbox.confirm(last)
@@ -397,22 +421,23 @@ class Writer:
             changes += records
         return [*statements, *self._translate(changes)]
 
-    def _trim(self, statements: list[Statement]) -> int:
-        """Have a group remove bodies that are not needed any more; returns up to which number."""
+    def _trim(self, statements: list[Statement]) -> bool:
+        """Have a group remove bodies that nobody needs, if that is due; the last statement does."""
         now_s = trio.current_time()
         if now_s - self._trimmed_s < TRIM_S:
-            return self._trimmed
+            return False
         self._trimmed_s = now_s
-        durable = min(self._durable_number(), self._outbox.confirmed)
-        if durable <= self._trimmed:
-            return self._trimmed
-        statements.append((TRIM, (self._node.number, durable)))
-        return durable
+        confirmed = self._outbox.confirmed
+        self._durable = max(self._durable, self._durable_number())
+        limits = (confirmed - KEPT_COUNT_MAX, self._keep_changes_s)
+        statements.append((LEAVE_BEHIND, limits))
+        statements.append((TRIM, (self._node.number, min(self._durable, confirmed))))
+        return True
 
-    async def _transact(self, session: Session, statements: Sequence[Statement]) -> None:
+    async def _transact(self, session: Session, statements: Sequence[Statement]) -> list[list[Row]]:
         for attempt in range(RETRIES_MAX + 1):
             try:
-                await session.transact(statements, self._outbox.limit_s)
+                return await session.transact(statements, self._outbox.limit_s)
             except DatabaseError as error:
                 if error.sqlstate == NOT_MOVED:
                     # The next connection asks why.
@@ -420,9 +445,8 @@ class Writer:
                 self._retries[error.sqlstate] += 1
                 if error.sqlstate not in RETRIED or attempt == RETRIES_MAX:
                     raise
-            else:
-                return
             await trio.sleep(self._rng.uniform(0, RETRY_S_MAX))
+        raise AssertionError("the last attempt returns or raises")
 
     # --- cut off, and back -----------------------------------------------------------------------
     def _ask(self) -> None:
