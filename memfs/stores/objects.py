@@ -318,8 +318,7 @@ class FsspecStore:
 
     def _wait(self, function: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run one coroutine of an asynchronous file system in its thread, and wait for it."""
-        result: T = fsspec.asyn.sync(self._fs.loop, function)
-        return result
+        return run_in_loop(self._fs, function)
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{key}"
@@ -519,6 +518,12 @@ class FsspecStore:
         ):
             return unanswered(error, f"{cause}; check the store and the network")
         return StoreError(f"{cause} ({type(error).__name__}); check glacier.url and its options")
+
+
+def run_in_loop(fs: Any, function: Callable[[], Coroutine[Any, Any, T]]) -> T:  # noqa: ANN401
+    """Run one coroutine of an asynchronous file system in its thread, and wait for it."""
+    result: T = fsspec.asyn.sync(fs.loop, function)
+    return result
 
 
 def gathered(source: ByteSource, size: int, callback: UploadCallback) -> Iterator[bytes]:

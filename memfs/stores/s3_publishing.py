@@ -6,14 +6,15 @@ Invariant: every PUT, completion and DELETE has If-None-Match or If-Match (RFC 9
 from __future__ import annotations
 
 import itertools
-import math
 from typing import TYPE_CHECKING
 
 from memfs.stores.fsspec_publishing import FsspecPublicStore
 from memfs.stores.objects import gathered
 from memfs.stores.publishing import TOKEN_NAME, PublicObject, metadata_of
-from memfs.stores.s3 import PART_COUNT_MAX, S3Store, error_code
+from memfs.stores.s3 import S3Store
 from memfs.stores.s3_bodies import Part, UploadWish
+from memfs.stores.s3_errors import error_code
+from memfs.stores.s3_uploads import part_bytes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +43,7 @@ class S3PublicStore(FsspecPublicStore, S3Store):
         on_begun: Callable[[str], object],
         in_parts: bool,
     ) -> str:
-        part_bytes = max(self.part_bytes, math.ceil(source.size_max / PART_COUNT_MAX))
+        part_bytes = part_bytes_of(source.size_max, self.part_bytes)
         headers = {"ContentType": attributes.content_type, "Metadata": metadata_of(attributes)}
         condition = {"IfMatch": former} if former else {"IfNoneMatch": "*"}
         wanted = UploadWish(headers, condition, on_begun)
@@ -50,31 +51,29 @@ class S3PublicStore(FsspecPublicStore, S3Store):
         try:
             first = next(parts, b"")
             if len(first) < part_bytes and not in_parts:
-                return self._put_whole(key, Part(first), wanted)
-            return self._put_parts(key, itertools.chain([first], parts), callback, wanted)
+                return self._uploads.put_whole(key, Part(first), wanted)
+            return self._uploads.put_parts(key, itertools.chain([first], parts), callback, wanted)
         except OSError as error:
             if error_code(error) in (*_FAILED, *(_MISSING if former else ())):
                 raise self._taken(key) from error
             raise
 
     def _abort(self, key: str, upload: str) -> None:
-        target = {"Bucket": self._bucket, "Key": self._key(key)}
+        target = self._bucket.target(key)
         try:
-            self._fs.call_s3("abort_multipart_upload", **target, UploadId=upload)
+            self._bucket.call("abort_multipart_upload", **target, UploadId=upload)
         except OSError as error:
             if error_code(error) not in ("NoSuchUpload", *_MISSING):
                 raise
 
     def _look_at_public(self, key: str) -> PublicObject:
-        head = self._head(key)
+        head = self._bucket.head(key)
         token = head.get("Metadata", {}).get(TOKEN_NAME, "")
         return PublicObject(head["ETag"], int(head["ContentLength"]), token)
 
     def _delete_if(self, key: str, former: str) -> None:
         try:
-            self._fs.call_s3(
-                "delete_object", Bucket=self._bucket, Key=self._key(key), IfMatch=former
-            )
+            self._bucket.call("delete_object", **self._bucket.target(key), IfMatch=former)
         except OSError as error:
             code = error_code(error)
             if code in _MISSING or (code in _FAILED and not self._is_there(key)):

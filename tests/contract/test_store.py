@@ -808,7 +808,7 @@ async def test_the_storage_class_goes_with_every_upload(
 
     # What has no body goes by the client's own way.
     monkeypatch.setattr(store._fs, "call_s3", watched(store._fs.call_s3))
-    monkeypatch.setattr(store, "_send", watched(store._send))
+    monkeypatch.setattr(store._bucket, "send", watched(store._bucket.send))
     (tmp_path / "small").write_bytes(b"x")
     (tmp_path / "large").write_bytes(bytes(2 * PART_BYTES + 1))
     await store.put_file("small", tmp_path / "small")

@@ -51,7 +51,6 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 
 LIBRARIES: dict[str, tuple[str, ...]] = {
     "adlfs": ("memfs/stores/azure.py",),
-    "aiobotocore": ("memfs/stores/s3.py",),
     "anyio": ("memfs/aio.py", "tools/memfs_tools/web/"),
     "aiohttp": ("memfs/stores/gcs.py",),
     "azure": ("memfs/stores/azure.py", "memfs/stores/azure_publishing.py"),
@@ -103,7 +102,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
 """Where each third-party library may be imported; few places, so that it can be replaced."""
 
 
-BROUGHT_ALONG = {"aiobotocore", "aiohttp", "azure", "botocore", "google", "polars", "requests"}
+BROUGHT_ALONG = {"aiohttp", "azure", "botocore", "google", "polars", "requests"}
 """Dependencies of s3fs, gcsfs and adlfs, whose errors and answers these pass on as they are; and
 polars, which the program has that stores its tables."""
 

@@ -34,7 +34,7 @@ EXCUSED = {
     ("memfs/stores/gcs.py", "str(error).startswith('Forbidden')"): (
         "gcsfs makes a plain OSError of a 403, and says so in its text alone"
     ),
-    ("memfs/stores/s3.py", "word in told"): (
+    ("memfs/stores/s3_errors.py", "word in told"): (
         "stores that know no checksums name the header in the text of their own error"
     ),
     ("daemon/memfs_daemon/pyfuse3/driver.py", "'fuse_reply_* failed with' in message"): (

@@ -13,7 +13,8 @@ import pytest
 import trio
 
 from memfs.errors import StoreUnavailableError
-from memfs.stores.s3 import CLIENT_ATTEMPTS, FORMER_COUNT_MAX, S3Store
+from memfs.stores.s3 import FORMER_COUNT_MAX, S3Store
+from memfs.stores.s3_bucket import CLIENT_ATTEMPTS
 from memfs.stores.s3_reading import CONNECTION_AGE_MAX_S
 from tests.servers.lying_s3 import Lie, LyingS3, running_lying_s3
 from tests.waiting import WAIT_S
