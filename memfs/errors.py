@@ -331,6 +331,16 @@ class UnconfirmedError(MetadataError):
     """
 
 
+class ReadOnlyNodeError(MetadataError):
+    """A change of a mount that another node writes."""
+
+    errno = codes.EROFS
+
+
+class BehindError(MetadataError):
+    """A node that reads cannot learn what the one that writes has changed."""
+
+
 class UsageError(MemfsError):
     """A user asked for what cannot be; printed as one line, without a traceback.
 

@@ -1,4 +1,7 @@
-"""Journals of all kinds of histories, replayed into PostgreSQL: the tables are the same."""
+"""Journals of all kinds of histories, replayed into PostgreSQL: the tables are the same.
+
+Those of single kinds are taken in by a node that reads, too.
+"""
 
 from __future__ import annotations
 
@@ -43,6 +46,7 @@ from memfs.metadata.sqlite.statements import (
 )
 from memfs.types import ROOT_INODE, FormCoding, FormKind, Generation, Place
 from tests.contract.engine.making import DIGEST, NOW_NS, make_directory, make_sealed
+from tests.contract.engine.replica import FollowedSite
 from tests.contract.engine.site import SMALL, SqliteSite, run
 from tests.contract.engine.tables import assert_same, local_tables, shared_tables
 from tests.contract.test_engine_machine import QUICK, EngineMachine
@@ -173,8 +177,21 @@ def site_class(postgres: Database) -> Iterator[type[ReplayedSite]]:
 
 
 @pytest.fixture
-def replayed(site_class: type[ReplayedSite], tmp_path: Path) -> Iterator[ReplayedSite]:
+def in_postgresql(site_class: type[ReplayedSite], tmp_path: Path) -> Iterator[ReplayedSite]:
     made = site_class(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=["postgresql", "reader"])
+def replayed(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[ReplayedSite | FollowedSite]:
+    """A site whose journal goes into PostgreSQL, or to a node that reads."""
+    if request.param == "postgresql":
+        yield request.getfixturevalue("in_postgresql")
+        return
+    made = FollowedSite(tmp_path)
     yield made
     made.close()
 
@@ -215,7 +232,7 @@ async def _adopt(engine: Engine, source: SourceId, keys: Iterable[bytes]) -> lis
     return await engine.adopt_files(files)
 
 
-def test_sources_and_their_objects_are_the_same(replayed: ReplayedSite) -> None:
+def test_sources_and_their_objects_are_the_same(replayed: ReplayedSite | FollowedSite) -> None:
     """Adoption, a second listing, files that go and come, and the end of the source."""
     engine = replayed.engine
     url = "s3://other/with\0nul"
@@ -248,7 +265,7 @@ def test_sources_and_their_objects_are_the_same(replayed: ReplayedSite) -> None:
     replayed.commit_and_compare()
 
 
-def test_directories_of_a_source_are_the_same(replayed: ReplayedSite) -> None:
+def test_directories_of_a_source_are_the_same(replayed: ReplayedSite | FollowedSite) -> None:
     """Those that are listed as somebody looks into them."""
     engine = replayed.engine
     source = run(engine.add_source("s3://other", ROOT_INODE, 0, WhenGone.REMOVE, "{}")).source
@@ -262,7 +279,7 @@ def test_directories_of_a_source_are_the_same(replayed: ReplayedSite) -> None:
     replayed.commit_and_compare()
 
 
-def test_batches_are_the_same(replayed: ReplayedSite) -> None:
+def test_batches_are_the_same(replayed: ReplayedSite | FollowedSite) -> None:
     """Forms that share an object, one that moves out of it, and its end."""
     engine = replayed.engine
     inodes = [run(make_sealed(engine, b"%d" % number, size=100)) for number in range(3)]
@@ -289,7 +306,7 @@ def test_batches_are_the_same(replayed: ReplayedSite) -> None:
     replayed.commit_and_compare()
 
 
-def test_published_objects_and_settings_are_the_same(replayed: ReplayedSite) -> None:
+def test_published_objects_and_settings_are_the_same(replayed: ReplayedSite | FollowedSite) -> None:
     """Their keys may be longer than an index takes, and have any letter."""
     engine = replayed.engine
     ino = run(make_sealed(engine, b"f")).ino
@@ -311,7 +328,7 @@ def test_published_objects_and_settings_are_the_same(replayed: ReplayedSite) -> 
     assert run(engine.get_published("s3://short")) is not None
 
 
-def test_numbers_of_64_bits_are_the_same(replayed: ReplayedSite) -> None:
+def test_numbers_of_64_bits_are_the_same(replayed: ReplayedSite | FollowedSite) -> None:
     """Sparse files and times of any year have the largest ones."""
     engine = replayed.engine
     inode = run(make_sealed(engine, b"f", size=(1 << 63) - 1))
@@ -322,19 +339,19 @@ def test_numbers_of_64_bits_are_the_same(replayed: ReplayedSite) -> None:
     replayed.commit_and_compare()
 
 
-def test_an_entry_with_thousands_of_files_is_a_few_statements(replayed: ReplayedSite) -> None:
+def test_an_entry_with_thousands_of_files_is_a_few_statements(in_postgresql: ReplayedSite) -> None:
     """A listing of a bucket is taken in at once."""
-    engine = replayed.engine
+    engine = in_postgresql.engine
     source = run(engine.add_source("s3://other", ROOT_INODE, 0, WhenGone.KEEP, "{}"))
-    replayed.commit_and_compare()
+    in_postgresql.commit_and_compare()
     count = 3000
     run(_adopt(engine, source.source, (b"key-%d" % number for number in range(count))))
     run(engine.commit())
-    assert replayed._recorder is not None
-    [records] = replayed._recorder.entries
+    assert in_postgresql._recorder is not None
+    [records] = in_postgresql._recorder.entries
     assert len(records) > 4 * count
     assert len(translate(records)) < 20
-    replayed.compare()
+    in_postgresql.compare()
 
 
 def test_rows_are_found_by_their_keys_in_small_tables_too(site_class: type[ReplayedSite]) -> None:
@@ -419,12 +436,12 @@ def _rows_of(local: sqlite3.Connection, text: str) -> list[Row]:
     return local.execute(text).fetchall()
 
 
-def test_each_statement_is_known_to_postgresql(replayed: ReplayedSite) -> None:
+def test_each_statement_is_known_to_postgresql(in_postgresql: ReplayedSite) -> None:
     """Also those that no history here has; their types are as they say."""
     empty: dict[str, SqlValue] = {"i": 0, "b": b"", "t": "", "u": b"", "l": "{}"}
     for number, shared in SHARED.items():
         one = [empty[letter] for _place, letter in shared.takes]
         for text, parameters in ((shared.text, one), (shared.many, ["{}"] * len(one))):
             if text:
-                explained = replayed.client.query(f"explain {text}", parameters)
+                explained = in_postgresql.client.query(f"explain {text}", parameters)
                 assert explained, TEXTS[number]

@@ -38,6 +38,9 @@ class Membership(NamedTuple):
     """Which mount it is, as the database of its names calls it."""
     epochs: tuple[int, ...]
     """What the row of this node may have: the last one, and what was about to be taken."""
+    role: Role = Role.WRITER
+    identity: str = ""
+    """Tells the row of a reader, whose state directory may be made anew; hexadecimal."""
 
 
 class NodeFile:
@@ -58,7 +61,9 @@ class NodeFile:
         """
         try:
             content = json.loads(self._path.read_bytes())
-            return Membership(str(content["mount"]), tuple(map(int, content["epochs"])))
+            epochs = tuple(map(int, content["epochs"]))
+            role = Role(content.get("role", Role.WRITER))
+            return Membership(str(content["mount"]), epochs, role, str(content.get("identity", "")))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -72,7 +77,10 @@ class NodeFile:
         Raises:
             OSError: The disk refuses.
         """
-        content = json.dumps({"mount": membership.mount_id, "epochs": membership.epochs})
+        mount_id, epochs, role, identity = membership
+        content = json.dumps(
+            {"mount": mount_id, "epochs": epochs, "role": role, "identity": identity}
+        )
         data = content.encode().ljust(_BYTES - 1) + b"\n"
         assert len(data) == _BYTES, content
         fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

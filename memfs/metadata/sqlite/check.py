@@ -63,6 +63,26 @@ RECOUNT = f"""
         (select count(*) from garbage)
 """
 
+_BYTES_CHECKS = (
+    (
+        "inode {} is unsealed without a raw file",
+        "select ino from inode where flags & 1 and raw = 0",
+    ),
+    (
+        "inode {} has {} bytes but neither a raw file nor a form nor a foreign object",
+        f"""select ino, size from inode where {_REGULAR} and flags & 1 = 0 and size > 0
+            and nlink > 0 and raw = 0 and blob not in (select blob from form) and not exists (
+                select 1 from foreign_object as o
+                where o.ino = inode.ino and o.generation = inode.generation)""",
+    ),
+    ("blob {} has no form", "select blob from blob where blob not in (select blob from form)"),
+    (
+        "generation {1} of inode {0} is kept without bytes",
+        "select ino, generation from kept where raw = 0 and blob = 0 and open = 0",
+    ),
+)
+"""What has its bytes nowhere. On a node that reads they may be on the one that writes."""
+
 _CHECKS = (
     (
         "directory {} holds {!r}, which names inode {}, which does not exist",
@@ -113,23 +133,12 @@ _CHECKS = (
         "select ino, flags from inode where flags not in (0, 1, 2)",
     ),
     (
-        "inode {} is unsealed without a raw file",
-        "select ino from inode where flags & 1 and raw = 0",
-    ),
-    (
         "inode {} is unsealed but has blob {}",
         "select ino, blob from inode where flags & 1 and blob <> 0",
     ),
     (
         "inode {} is no regular file but has raw file {} and blob {}",
         f"select ino, raw, blob from inode where not {_REGULAR} and (raw <> 0 or blob <> 0)",
-    ),
-    (
-        "inode {} has {} bytes but neither a raw file nor a form nor a foreign object",
-        f"""select ino, size from inode where {_REGULAR} and flags & 1 = 0 and size > 0
-            and nlink > 0 and raw = 0 and blob not in (select blob from form) and not exists (
-                select 1 from foreign_object as o
-                where o.ino = inode.ino and o.generation = inode.generation)""",
     ),
     (
         "inode {}, of {} bytes, has the foreign object {!r}, of {} bytes",
@@ -193,7 +202,6 @@ _CHECKS = (
                select blob from inode where blob <> 0
                union all select blob from kept where blob <> 0)""",
     ),
-    ("blob {} has no form", "select blob from blob where blob not in (select blob from form)"),
     (
         "the {} form {} has blob {}, which does not exist",
         "select kind, key, blob from form where blob not in (select blob from blob)",
@@ -367,10 +375,6 @@ _CHECKS = (
         "generation {1} of inode {0} is kept by blob {2}, which does not exist",
         """select ino, generation, blob from kept
            where blob <> 0 and blob not in (select blob from blob)""",
-    ),
-    (
-        "generation {1} of inode {0} is kept without bytes",
-        "select ino, generation from kept where raw = 0 and blob = 0 and open = 0",
     ),
     (
         "symlink {} of a snapshot has no target",
@@ -552,16 +556,19 @@ def _find_wrong_pages(rows: Rows) -> list[str]:
     ]
 
 
-def find_damage(rows: Rows, totals: Usage, next_id: int) -> list[str]:
+def find_damage(
+    rows: Rows, totals: Usage, next_id: int, *, has_all_bytes: bool = True
+) -> list[str]:
     """Return a sentence for each thing that is wrong.
 
     Args:
         rows: Runs a query on the database.
         totals: The totals as counted along.
         next_id: No number in use may reach it.
+        has_all_bytes: No other node may have what is neither here nor in a store.
     """
     damage = _find_wrong_pages(rows)
-    for sentence, query in _CHECKS:
+    for sentence, query in (*_CHECKS, *_BYTES_CHECKS * has_all_bytes):
         found = rows(f"{query} limit {SENTENCE_COUNT_MAX}", ())
         damage += [sentence.format(*row) for row in found]
     damage += _find_wrong_values(rows)

@@ -21,7 +21,7 @@ from memfs.metadata.sqlite.format import FILE_NAME as FORMAT_NAME
 from memfs.metadata.sqlite.format import FORMAT_NUMBER, IMPORT_NAME, new_state_id, write_format
 from memfs.metadata.sqlite.journal import NO_ORIGIN, Journal
 from memfs.metadata.sqlite.journals import JOURNAL_NAMES
-from memfs.metadata.sqlite.lease import IdLease
+from memfs.metadata.sqlite.lease import FIRST_ID, IdLease
 from memfs.metadata.sqlite.opening import FILE_NAME
 from memfs.metadata.sqlite.schema import ADDITIONS, SCHEMA
 from memfs.metadata.sqlite.statements import FINGERPRINT, INSERT_INODE, PUT_SETTING, TEXTS
@@ -36,13 +36,16 @@ LEASE_NAME = "ids"
 NO_SETTINGS: Mapping[str, bytes] = MappingProxyType({})
 
 
-def create(state_dir: Path, now_ns: int, settings: Mapping[str, bytes]) -> None:
+def create(
+    state_dir: Path, now_ns: int, settings: Mapping[str, bytes], first_id: int = FIRST_ID
+) -> None:
     """Make an empty file system in a directory, which is made if it is missing.
 
     Args:
         state_dir: The directory.
         now_ns: Times of the root directory.
         settings: What it has from the beginning; no kill comes between.
+        first_id: The first number that it hands out.
 
     Raises:
         UsageError: The directory cannot be made or written.
@@ -53,7 +56,7 @@ def create(state_dir: Path, now_ns: int, settings: Mapping[str, bytes]) -> None:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         _refuse_used(state_dir)
         if not (state_dir / LEASE_NAME).exists() and not (state_dir / FILE_NAME).exists():
-            IdLease.format(state_dir / LEASE_NAME)
+            IdLease.format(state_dir / LEASE_NAME, first_id)
         create_tables(state_dir / FILE_NAME, now_ns, settings=settings)
         state_id = new_state_id()
         create_journals(state_dir, state_id, 0)

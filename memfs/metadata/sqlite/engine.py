@@ -6,7 +6,7 @@ Invariant: no coroutine of it suspends, so a caller may run one to its end with 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Self, TypeVar
 
 from memfs.config import QueryConfig
 from memfs.errors import MetadataError, StateDamagedError
@@ -30,7 +30,7 @@ from memfs.metadata.sqlite.format import (
 from memfs.metadata.sqlite.inode_cache import InodeCache
 from memfs.metadata.sqlite.journal import BOOT_BYTES, Journal
 from memfs.metadata.sqlite.journals import JOURNAL_NAMES, Identity
-from memfs.metadata.sqlite.lease import IdLease
+from memfs.metadata.sqlite.lease import FIRST_ID, IdLease
 from memfs.metadata.sqlite.limits import Limits
 from memfs.metadata.sqlite.opening import FILE_NAME
 from memfs.metadata.sqlite.schema import totals_of
@@ -61,6 +61,10 @@ COUNT_WORK = """
 
 class SqliteEngine(Foreign):
     """Implements `memfs.metadata.engine.Engine`; its methods are described there."""
+
+    database_class: ClassVar[type[Database]] = Database
+    first_id: ClassVar[int] = FIRST_ID
+    """The first number that a new state directory hands out."""
 
     @classmethod
     def open(
@@ -97,7 +101,8 @@ class SqliteEngine(Foreign):
             NoSpaceError: The disk is too full even to open.
         """
         if (number := read_format(state_dir, shared=shared)) is None:
-            create(state_dir, time.time_ns() if now_ns is None else now_ns, first_settings)
+            now_ns = time.time_ns() if now_ns is None else now_ns
+            create(state_dir, now_ns, first_settings, cls.first_id)
         if complain is None:
             refuse_half_repaired(state_dir)
         if not (state_dir / FILE_NAME).exists():
@@ -119,7 +124,7 @@ class SqliteEngine(Foreign):
         try:
             state_id = _state_id(state_dir, number or FORMAT_NUMBER)
             identity = Identity(state_id, _boot(), lease)
-            database = Database(
+            database = cls.database_class(
                 state_dir,
                 config.cache_bytes,
                 limits,

@@ -302,11 +302,15 @@ class Rows:
 
     # --- xattrs ----------------------------------------------------------------------------------
     def _put_xattr(self, ino: int, name: bytes, value: bytes) -> None:
-        """Set an xattr, in the index too if filters can ask for it."""
+        """Set an xattr, which the newest snapshot knows as it was."""
         self._save_xattr(ino, name)
         if name == SNAPSHOT_XATTR and not self._cache.may_be_marked:
             self._write(PUT_SETTING, (MARKED_SETTING, b"1"))
             self._cache.may_be_marked = True
+        self._store_xattr(ino, name, value)
+
+    def _store_xattr(self, ino: int, name: bytes, value: bytes) -> None:
+        """Store an xattr, in the index too if filters can ask for it."""
         index = self._attributes
         key = index.take_key(name) if index.enabled else NO_KEY
         if value[:1] == b"[" or name in self._elements.names:
@@ -333,6 +337,10 @@ class Rows:
 
     def _delete_xattr(self, ino: int, name: bytes) -> None:
         self._save_xattr(ino, name)
+        self._forget_xattr(ino, name)
+
+    def _forget_xattr(self, ino: int, name: bytes) -> None:
+        """Remove an xattr with its entries in indexes."""
         if name in self._elements.names:
             self._put_elements(ino, name, NO_KEY, b"")
         if name in self._texts.notes:

@@ -1,0 +1,393 @@
+"""The log: what the node that writes has changed reaches a node that reads.
+
+Each round asks the database in one round trip how many changes the writer has, and for those beyond
+what this node has, and applies them. Who calls `barrier` is served by the next round that begins:
+all that was committed before the call is applied then. Rounds come by themselves too, so that names
+and attributes that the kernel keeps are old for a moment at most.
+
+Once a second the node notes in its row of the database how far it has got on stable storage: the
+writer keeps the bodies of changes until then.
+
+Invariant: what `barrier` has returned for is applied. Where the database does not answer in time,
+or changes are missing, it raises; it never returns late knowledge as if it were news.
+"""
+
+from __future__ import annotations
+
+import collections
+import logging
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+import trio
+
+from memfs.backoff import Backoff
+from memfs.defects import as_failure
+from memfs.errors import BehindError, CorruptDataError, DisconnectedError, MemfsError
+from memfs.metadata.shared import bodies
+from memfs.signals import Signal
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from memfs.metadata.shared.applying import Effects
+    from memfs.metadata.shared.bodies import Body
+    from memfs.metadata.shared.writer import Session
+    from memfs.metadata.sqlite.statements import Row
+    from memfs.types import InodeNo
+
+log = logging.getLogger(__name__)
+
+READ_STATE = (
+    "select w.seq, w.name, r.epoch, r.state from node as w, node as r"
+    " where w.role = 'writer' and r.node = $1"
+)
+READ_LOG = (
+    "select c.seq, c.body from change as c join node as w on w.node = c.node"
+    " where w.role = 'writer' and c.seq > $1 order by c.seq limit $2"
+)
+REPORT = (
+    "update node set applied = greatest(applied, $1), beat = now()"
+    " where node = $2 and epoch = $3 and state = 'live'"
+)
+REPORT_LAZILY = "set local synchronous_commit = off"
+"""A report that is lost comes again; nobody waits for a disk."""
+
+BODIES_A_TIME = 200
+APPLIED_AT_ONCE = 20
+"""So many changes are applied before others have the event loop; most have some five statements,
+which take some 0.1 ms. Guess."""
+
+BEAT_S = 0.25
+"""Between two rounds that nobody asks for. A round takes the server some 30 us. Guess."""
+REPORT_S = 1.0
+
+CONNECT_S_MIN, CONNECT_S_MAX = 0.1, 5.0
+"""Pauses between attempts to connect, which double. Guess."""
+
+TAKEN_COUNT_MAX = 65_536
+"""Inodes remembered that have lost a name; some 8 MB."""
+
+_LIVE = "live"
+
+
+class ReaderNode(NamedTuple):
+    """What a log is read as."""
+
+    number: int
+    """Its key in the table of nodes."""
+    name: str
+    database: str
+    """Where the names are, for messages; without secrets."""
+    epoch: int
+
+
+class LogReport(NamedTuple):
+    """How far a reader is."""
+
+    node: str
+    database: str
+    writer: str
+    connected: bool
+    applied: int
+    """Number of the writer's last change that this node has."""
+    writer_seq: int
+    """Number of the last one that the database is known to have."""
+    behind_since: float | None
+    """Seconds since 1970 at which the database answered last; None: it does."""
+    reason: str | None
+    """Why this node does not know the present; None: it does."""
+    is_left_behind: bool
+    """Changes are gone that it would need: it has to be mounted anew."""
+
+
+class NameChanges:
+    """Which inodes have lost a name lately, by numbers of changes."""
+
+    def __init__(self) -> None:
+        self._taken: collections.OrderedDict[InodeNo, int] = collections.OrderedDict()
+        self._forgotten = 0
+        """The last change of which something was forgotten."""
+        self._directory_taken = 0
+        """The last change that removed, moved or replaced a directory."""
+
+    def note(self, number: int, effects: Effects) -> None:
+        """Note what changes up to a number have taken."""
+        for taken in effects.taken:
+            self._taken[taken.ino] = number
+            self._taken.move_to_end(taken.ino)
+            if taken.is_directory:
+                self._directory_taken = number
+        while len(self._taken) > TAKEN_COUNT_MAX:
+            _, self._forgotten = self._taken.popitem(last=False)
+
+    def lost_a_name(self, ino: InodeNo, since: int) -> bool:
+        """Tell whether a path may have led to an inode that leads elsewhere, or nowhere, by now.
+
+        Args:
+            ino: What it led to.
+            since: The last change that who walked the path has seen.
+        """
+        return max(self._directory_taken, self._forgotten, self._taken.get(ino, 0)) > since
+
+
+class Log:
+    """Follows the writer; `run` is a task of the daemon.
+
+    Args:
+        node: This one.
+        apply: See `Applying.apply`.
+        sync: Makes what was applied survive power loss.
+        applied: Number of the last one that it has; all up to there are on stable storage.
+        connect: Returns a connection.
+        limit_s: So long a barrier waits.
+        rng: Gives jitter.
+        reach: Told of each fault point.
+    """
+
+    def __init__(
+        self,
+        node: ReaderNode,
+        apply: Callable[[Sequence[tuple[int, Body]]], Effects],
+        sync: Callable[[], Awaitable[None]],
+        applied: int,
+        connect: Callable[[], Awaitable[Session]],
+        limit_s: float,
+        rng: random.Random,
+        reach: Callable[[str], None] = lambda _point: None,
+    ) -> None:
+        self._node = node
+        self._apply_changes = apply
+        self._sync = sync
+        self._connect = connect
+        self._rng = rng
+        self._reach = reach
+        self.limit_s = limit_s
+        self.applied = applied
+        """Number of the last change of the writer that was applied."""
+        self.name_changes = NameChanges()
+        self.tell: Callable[[Effects], None] = lambda _effects: None
+        """Told of what was applied just now; the daemon sets it."""
+        self._session: Session | None = None
+        self._writer_seq = applied
+        self._writer = ""
+        self._reported = applied
+        self._report_s = float("-inf")
+        self._asked = self._served = 0
+        """How many barriers were asked for, and for which of them a round has ended."""
+        self._asks = Signal()
+        self._told = Signal()
+        self._refusal: BehindError | None = None
+        """Why nothing is told any more, for good."""
+        self._reason: str | None = None
+        self._answered_at = time.time()
+
+    # --- asking ----------------------------------------------------------------------------------
+    async def barrier(self) -> int:
+        """Return once all is applied that the database had when this was called.
+
+        Checkpoint: always. Cancel: safe.
+
+        Returns:
+            The number of the last change that is applied.
+
+        Raises:
+            BehindError: The database does not answer in time, or changes are missing.
+        """
+        self._asked += 1
+        mine = self._asked
+        self._asks.set()
+        with trio.move_on_after(self.limit_s):
+            while self._served < mine and self._refusal is None:
+                await self._told.wait(self._told.count)
+        if self._served < mine:
+            raise self._behind()
+        await trio.lowlevel.checkpoint()
+        return self.applied
+
+    async def wait_beyond(self, number: int) -> int:
+        """Return once a later change than `number` is applied, with the number of the last one.
+
+        Checkpoint: always. Cancel: safe.
+
+        Raises:
+            BehindError: Changes are missing.
+        """
+        while self.applied <= number:
+            if self._refusal is not None:
+                raise self._behind()
+            await self._told.wait(self._told.count)
+        await trio.lowlevel.checkpoint()
+        return self.applied
+
+    def report(self) -> LogReport:
+        """Return how far this node is."""
+        is_well = self._reason is None and self._refusal is None
+        return LogReport(
+            self._node.name,
+            self._node.database,
+            self._writer,
+            self._session is not None,
+            self.applied,
+            self._writer_seq,
+            None if is_well else self._answered_at,
+            str(self._refusal) if self._refusal is not None else self._reason,
+            self._refusal is not None,
+        )
+
+    def _behind(self) -> BehindError:
+        if self._refusal is not None:
+            return BehindError(str(self._refusal))
+        return BehindError(
+            f"what node {self._writer or 'that writes'} has changed is not known: "
+            f"{self._node.database} has not answered for {self.limit_s:g} s"
+            f"{': ' + self._reason if self._reason else ''}"
+        )
+
+    # --- following -------------------------------------------------------------------------------
+    def begin(self, session: Session, writer: str) -> None:
+        """Go on with a connection that is there."""
+        self._session, self._writer = session, writer
+
+    def close(self) -> None:
+        """Close the connection."""
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+
+    async def run(self) -> None:
+        """Follow until cancelled."""
+        backoff = Backoff(CONNECT_S_MIN, CONNECT_S_MAX, self._rng)
+        try:
+            while self._refusal is None:
+                try:
+                    if self._session is None:
+                        self._session = await self._connect()
+                    await self._follow(self._session, backoff)
+                except (BehindError, CorruptDataError) as error:
+                    self._refuse(error)
+                except Exception as error:
+                    self._note_failure(as_failure(error, f"the log of {self._node.database}"))
+                    self.close()
+                    await trio.sleep(backoff.fail())
+            await trio.sleep_forever()
+        finally:
+            self.close()
+
+    async def _follow(self, session: Session, backoff: Backoff) -> None:
+        while True:
+            seen, asked = self._asks.count, self._asked
+            await self._round(session)
+            backoff.reset()
+            self._reason, self._answered_at = None, time.time()
+            self._served = asked
+            self._told.set()
+            if self._asked == asked:
+                with trio.move_on_after(BEAT_S):
+                    await self._asks.wait(seen)
+            else:
+                await trio.lowlevel.checkpoint()
+
+    async def _round(self, session: Session) -> None:
+        """Apply all that the database has now."""
+        report = await self._due_report()
+        while True:
+            found, *_, changes = await session.transact(
+                [
+                    (READ_STATE, (self._node.number,)),
+                    *report,
+                    (READ_LOG, (self.applied, BODIES_A_TIME)),
+                ],
+                self.limit_s,
+            )
+            report = []
+            seq = self._checked_state(found)
+            self._reach("reader.fetched")
+            await self._apply(changes, seq)
+            if self.applied >= seq:
+                return
+
+    async def _due_report(self) -> list[tuple[str, tuple[int, ...]]]:
+        """Return the statements that report how far this node is, if that is due."""
+        now_s = trio.current_time()
+        if now_s < self._report_s + REPORT_S:
+            return []
+        self._report_s, number = now_s, self.applied
+        if number != self._reported:
+            await self._sync()
+            self._reported = number
+        return [
+            (REPORT_LAZILY, ()),
+            (REPORT, (number, self._node.number, self._node.epoch)),
+        ]
+
+    def _checked_state(self, found: Sequence[Row]) -> int:
+        """Return the number of the writer's last change.
+
+        Raises:
+            BehindError: This node cannot follow any more.
+            DisconnectedError: There is no writer.
+        """
+        if not found:
+            raise DisconnectedError("the table of nodes lacks the one that writes, or this one")
+        ((seq, self._writer, epoch, state),) = found
+        if epoch != self._node.epoch:
+            raise BehindError(
+                f"another process has taken the place of node {self._node.name} of "
+                f"{self._node.database}: a copy of this state directory is mounted; unmount one of "
+                "the two"
+            )
+        if seq < self.applied:
+            raise BehindError(
+                f"{self._node.database} has {seq} changes of node {self._writer}, and this node "
+                f"{self.applied}: it was put back from a backup; unmount, and mount again, which "
+                "reads all names anew"
+            )
+        if state != _LIVE:
+            raise self._left_behind()
+        self._writer_seq = int(seq)
+        return self._writer_seq
+
+    def _left_behind(self) -> BehindError:
+        return BehindError(
+            f"{self._node.database} has not kept the changes of node {self._writer} since number "
+            f"{self.applied}, which this node needs next: it was away for longer than "
+            "nodes.keep_changes; unmount, and mount again, which reads all names anew"
+        )
+
+    async def _apply(self, changes: Sequence[Row], seq: int) -> None:
+        first = changes[0][0] if changes else seq + 1
+        if first != self.applied + 1 and self.applied < seq:
+            raise self._left_behind()
+        for at in range(0, len(changes), APPLIED_AT_ONCE):
+            some = changes[at : at + APPLIED_AT_ONCE]
+            decoded = [(int(number), bodies.decode(bytes(data))) for number, data in some]
+            for before, (number, _) in enumerate(decoded, self.applied + 1):
+                if number != before:
+                    raise self._left_behind()
+            effects = self._apply_changes(decoded)
+            self.applied = decoded[-1][0]
+            self._reach("reader.applied")
+            self.name_changes.note(self.applied, effects)
+            self.tell(effects)
+            self._told.set()
+            await trio.lowlevel.checkpoint()
+
+    # --- failing ---------------------------------------------------------------------------------
+    def _note_failure(self, error: MemfsError | OSError) -> None:
+        reason = str(error)
+        if reason != self._reason:
+            log.info("%s: %s", self._node.database, reason)
+        self._reason = reason
+
+    def _refuse(self, error: BehindError | CorruptDataError) -> None:
+        if isinstance(error, BehindError):
+            self._refusal = error
+        else:
+            self._refusal = BehindError(
+                f"{self._node.database}: {error}; unmount, and mount again, which reads all names "
+                "anew"
+            )
+        log.error("%s; open files can be read on", self._refusal)
+        self._told.set()
