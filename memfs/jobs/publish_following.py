@@ -10,6 +10,7 @@ imported publishes nothing by itself before it has taken the store over: the for
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import stat
@@ -40,7 +41,7 @@ from memfs.policy.marks import PUBLISH_XATTR
 from memfs.policy.quotas import Spent
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from memfs.content.changes import Changes
     from memfs.jobs.publishing import Places
@@ -63,7 +64,7 @@ RETRY_S_MIN, RETRY_S_MAX = 5.0, 600.0
 """First and longest pause after a file could not be published. Guess."""
 
 DUE_COUNT_MAX = 20_000
-"""Files that a look finds at a time, some 5 MB; the next look finds the others."""
+"""Files that wait to be published, some 5 MB; the next look finds the others."""
 
 FILES_A_STEP = 256
 """Files published before what was changed meanwhile is asked for. Guess."""
@@ -120,7 +121,7 @@ class Following:
         self._due: dict[InodeNo, _Due] = {}
         self._look_at_s = float("-inf")
         self._is_cut = False
-        """The last look has found more than it could take."""
+        """There was more than could be taken, since the last look began."""
         self._is_unlisted = False
         """The last look has met a directory that could not be listed."""
 
@@ -152,12 +153,21 @@ class Following:
             pause_s = RETRY_S_MAX if self._is_unlisted else LOOK_S
             self._look_at_s = trio.current_time() + max(pause_s, LOOK_SHARE * took_s)
         now_s = trio.current_time()
-        self._due.update((ino, _Due(now_s)) for ino in self._changes.take())
+        self._take_changes(now_s)
         waiting = [ino for ino, due in self._due.items() if due.at_s <= now_s][:FILES_A_STEP]
         if waiting:
             await self._guarded(lambda: self._publish_all(waiting))
         if self._is_cut and len(self._due) < DUE_COUNT_MAX // 2:
             self._look_at_s = trio.current_time()
+
+    def _take_changes(self, now_s: float) -> None:
+        """Have files that were changed published; a look finds those that are too many."""
+        due = self._due
+        for ino in self._changes.take():
+            if len(due) < DUE_COUNT_MAX or ino in due:
+                due[ino] = _Due(now_s)
+            else:
+                self._is_cut = True
 
     async def look(self) -> None:
         """Find what is due below all directories with the mark, and what is gone there."""
@@ -173,14 +183,15 @@ class Following:
             if not root.target:
                 continue
             async with self._places.at(root.url) as place:
-                async for inode, key in self._walk(root):
-                    known = await engine.get_published(place.url_of(key))
-                    if known is not None and not _is_due(known, inode):
-                        continue
-                    if len(self._due) >= DUE_COUNT_MAX:
-                        self._is_cut = True
-                        break
-                    self._due.setdefault(inode.ino, _Due(now_s))
+                async with contextlib.aclosing(self._walk(root)) as files:
+                    async for inode, key in files:
+                        known = await engine.get_published(place.url_of(key))
+                        if known is not None and not _is_due(known, inode):
+                            continue
+                        if len(self._due) >= DUE_COUNT_MAX:
+                            self._is_cut = True
+                            break
+                        self._due.setdefault(inode.ino, _Due(now_s))
                 async for known in published_below(self._parts, place.target):
                     if known.ino:
                         await self._remove_if_gone(place, known, roots, claims)
@@ -335,7 +346,7 @@ class Following:
             return False
         return True
 
-    async def _walk(self, root: Root) -> AsyncIterator[tuple[Inode, str]]:
+    async def _walk(self, root: Root) -> AsyncGenerator[tuple[Inode, str], None]:
         """Yield the files below a directory for which its mark holds, with their keys."""
         engine = self._parts.engine
         if stat.S_ISREG(root.inode.mode):

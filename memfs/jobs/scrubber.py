@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from memfs.config import QuotasConfig
+from memfs.defects import as_failure
 from memfs.errors import (
     InvalidValueError,
     MemfsError,
@@ -81,6 +82,8 @@ class Scrubber:
         """`_running` has."""
         self._scope: trio.CancelScope | None = None
         self._running = False
+        self._stopping = False
+        """It is to stop, also where it has not begun to look at files."""
         self._after = InodeNo(0)
         self._rate = RATE_DEFAULT
         self._total_count = 0
@@ -126,11 +129,13 @@ class Scrubber:
             self._outcomes = dict.fromkeys(ScrubOutcome, 0)
             self._findings = []
         self._error = None
+        self._stopping = False
         self._running = True
         self._changed.set()
 
     async def stop(self) -> ScrubReport:
         """Stop in the middle of a file; `start` goes on with it. Returns how far it came."""
+        self._stopping = True
         if self._scope is not None:
             self._scope.cancel()
         await self.wait()
@@ -168,6 +173,8 @@ class Scrubber:
             while not self._running:
                 await self._changed.wait(self._changed.count)
             with trio.CancelScope() as self._scope, unhurried():
+                if self._stopping:
+                    self._scope.cancel()
                 try:
                     await self._walk()
                 except (MemfsError, OSError) as error:
@@ -230,7 +237,7 @@ class Scrubber:
             self._pace = ScrubPace(self._rate)
             try:
                 with self._quotas.reserved(cost):
-                    return await scrub()
+                    return await _guarded(scrub, f"a scrub of blob {blob}")
             except QuotaSpentError as error:
                 if math.isinf(error.wait_s):
                     log.info("blob %d is not scrubbed: %s", blob, error)
@@ -287,3 +294,14 @@ class Scrubber:
                 await self._parts.engine.put_setting(SETTING, value)
         except MemfsError as error:
             log.info("the position of the scrub is not kept: %s", error)
+
+
+async def _guarded(scrub: Callable[[], Awaitable[Scrubbed]], what: str) -> Scrubbed:
+    """Check one content; one that a defect keeps from being checked keeps no other from it."""
+    try:
+        return await scrub()
+    except (MemfsError, OSError):
+        raise
+    except Exception as error:
+        check = FormCheck(FormKind.RAW, 0, None, unchecked=str(as_failure(error, what)))
+        return Scrubbed(ScrubOutcome.SKIPPED, (check,))

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from memfs.content.sealing import raw_mtime_ns
+from memfs.defects import as_failure
 from memfs.errors import MemfsError, ObjectMissingError
 from memfs.linux.files import share_blocks
 from memfs.metadata.records import KeptContent, MoveKind, OpenContent
@@ -209,9 +210,10 @@ class OpenFiles:
             return
         try:
             await self._keep(copy)
-        except (MemfsError, OSError) as error:
-            log.info("inode %d is not copied for a snapshot: %s", copy.inode.ino, error)
-            await self._give_up(copy, str(error))
+        except Exception as error:
+            reason = as_failure(error, f"inode {copy.inode.ino}, copied for a snapshot")
+            log.info("inode %d is not copied for a snapshot: %s", copy.inode.ino, reason)
+            await self._give_up(copy, str(reason))
 
     async def _keep(self, copy: OpenCopy) -> None:
         parts, inode = self._parts, copy.inode

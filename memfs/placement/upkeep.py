@@ -14,11 +14,9 @@ import trio
 
 from memfs.addresses import store_of
 from memfs.backoff import Backoff
-from memfs.errors import (
-    MemfsError,
-    QuotaSpentError,
-    StoreUnavailableError,
-)
+from memfs.bounded import BoundedDict
+from memfs.defects import as_failure
+from memfs.errors import QuotaSpentError, StoreUnavailableError
 from memfs.moves.batching import compact
 from memfs.placement.quotas import cost_of_compaction
 
@@ -52,6 +50,9 @@ SPARSE_PERCENT = 50
 """A batch with less than this share alive is compacted: at most twice the bytes are stored."""
 
 BATCHES_LOOKED_AT = 64
+
+UNCOMPACTABLE_MAX = 4096
+"""Batches remembered that cannot be compacted; of more, the oldest are tried again."""
 
 
 class Upkeep:
@@ -138,7 +139,7 @@ class Compaction:
         self._parts = parts
         self._quotas = quotas
         self._lock = trio.Lock()
-        self._uncompactable: set[str] = set()
+        self._uncompactable: BoundedDict[str, None] = BoundedDict(UNCOMPACTABLE_MAX)
         """Batches that hold a damaged or archived part; looked at again by the next daemon."""
         policy = parts.config.policy
         self._backoffs = {
@@ -148,9 +149,9 @@ class Compaction:
     async def list_sparse(self) -> list[Batch]:
         """Return the first of the batches that are worth it, the sparsest first."""
         due = [name for name, backoff in self._backoffs.items() if not backoff.wait_s]
-        batches = await self._parts.engine.list_sparse_batches(
-            SPARSE_PERCENT, BATCHES_LOOKED_AT, due
-        )
+        # Those that cannot be compacted must not hide the others.
+        limit = BATCHES_LOOKED_AT + len(self._uncompactable)
+        batches = await self._parts.engine.list_sparse_batches(SPARSE_PERCENT, limit, due)
         return [batch for batch in batches if batch.key not in self._uncompactable]
 
     async def compact_sparsest(self) -> Compacted | None:
@@ -166,13 +167,14 @@ class Compaction:
             except QuotaSpentError as error:
                 log.info("%s is not compacted yet: %s", batch.key, error)
                 return Compacted(batch.key, 0, str(error), error.wait_s)
-            except (MemfsError, OSError) as error:
-                log.info("%s is not compacted: %s", batch.key, error)
+            except Exception as error:
+                reason = as_failure(error, f"the compaction of {batch.key}")
+                log.info("%s is not compacted: %s", batch.key, reason)
                 if isinstance(error, StoreUnavailableError):
                     self._backoffs[store_of(batch.key)].fail()
-                    return Compacted(batch.key, 0, str(error), store_failed=True)
-                self._uncompactable.add(batch.key)
-                return Compacted(batch.key, 0, str(error))
+                    return Compacted(batch.key, 0, str(reason), store_failed=True)
+                self._uncompactable[batch.key] = None
+                return Compacted(batch.key, 0, str(reason))
             self._backoffs[store_of(batch.key)].reset()
             log.info("%s: compacted, %d bytes of the store are free", batch.key, freed_bytes)
             return Compacted(batch.key, freed_bytes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import tracemalloc
 
 import pytest
 
@@ -44,6 +45,26 @@ def test_a_token_of_another_user_is_refused_and_stays_good_for_its_own() -> None
         with pytest.raises(NotPermittedError, match=f"of user 1000, not of {uid}"):
             verifier.redeem(token, uid)
     assert verifier.redeem(token, 1000).ino == 1
+
+
+def test_a_minute_of_tokens_takes_little_memory_and_each_stays_spent() -> None:
+    """An ordinary user can spend thousands a second, and reads more of them than are spent."""
+    clock = Clock()
+    verifier, signer = TokenVerifier(SECRET, clock), TokenSigner(SECRET, clock)
+    tokens = [signer.sign(1, 1, 1000) for _ in range(20_000)]
+    tracemalloc.start()
+    try:
+        for token in tokens[::2]:
+            verifier.redeem(token, 1000)
+        taken_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken_bytes < 20_000
+    for token in tokens[::400]:
+        with pytest.raises(NotPermittedError, match="used before"):
+            verifier.redeem(token, 1000)
+    for token in tokens[1::400]:
+        assert verifier.redeem(token, 1000).uid == 1000
 
 
 def test_a_token_expires_and_is_remembered_no_longer_than_that() -> None:

@@ -13,7 +13,7 @@ from memfs.content.past import PastReader, PastState
 from memfs.errors import FilesOpenError
 from memfs.jobs.snapshot_removal import SnapshotRemoval
 from memfs.jobs.snapshots import SnapshotMethods
-from memfs.metadata.records import InodeFlags
+from memfs.metadata.records import InodeFlags, KeptContent
 from memfs.moves import open_files
 from memfs.moves.open_files import OpenCopy, OpenFiles, OpenState
 from memfs.policy.marks import SNAPSHOT_XATTR
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from memfs.moves.progress import MoveProgress
     from memfs.types import InodeNo, SnapshotId
 
 SMALL = replace(ROOMY, snapshots=SnapshotsConfig(open_copy_bytes_max=5000))
@@ -183,3 +184,31 @@ def test_an_end_before_the_copy_leaves_no_bytes_and_nothing_over(world: World) -
     assert snapping.content(snap, file.ino) == (PastState.ABSENT, b"")
     assert world.run(world.engine.inode_at(snap, file.ino)).size == len(OLD)
     world.step()
+
+
+def test_a_defect_in_the_copy_of_one_file_keeps_no_other_from_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others of the snapshot were given up with it."""
+    snapping = Snapping(world)
+    files = [world.create(ROOT_INODE, b"%d" % number, 0o644, os.O_RDWR) for number in range(3)]
+    for file in files:
+        world.write(file, 0, OLD)
+    write = snapping.open_files._write
+
+    def write_unless_bad(copy: OpenCopy, progress: MoveProgress) -> KeptContent:
+        if copy.inode.ino == files[1].ino:
+            raise KeyError("a defect")
+        return write(copy, progress)
+
+    monkeypatch.setattr(snapping.open_files, "_write", write_unless_bad)
+    snap, copies = snapping.make()
+    states = {copy.inode.ino: copy for copy in copies}
+    assert "is a defect of memfs" in states[files[1].ino].reason
+    for file in files:
+        bad = file is files[1]
+        assert states[file.ino].state is (OpenState.ABSENT if bad else OpenState.OPEN)
+        assert states[file.ino].done.is_set()
+        if not bad:
+            assert snapping.content(snap, file.ino) == (PastState.OPEN, OLD)
+        world.release(file)

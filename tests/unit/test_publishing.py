@@ -26,9 +26,10 @@ from memfs.errors import (
     NotSupportedError,
     ObjectChangedError,
     ObjectMissingError,
+    StoreUnreachableError,
     UsageError,
 )
-from memfs.jobs import publishing
+from memfs.jobs import publish_following, publishing
 from memfs.jobs.publish_following import Following
 from memfs.jobs.publishing import Places, PublishMethods
 from memfs.jobs.scrubbing import ScrubOutcome, scrub_file
@@ -494,6 +495,48 @@ async def test_places_that_nobody_uses_are_closed_where_there_are_too_many(
     assert len(opened) == 7
     await places.aclose()
     assert sorted(closed) == sorted(opened)
+    state.close()
+
+
+async def test_files_that_wait_for_a_place_are_bounded_and_all_of_them_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the place does not answer, files are changed on and on."""
+    monkeypatch.setattr(publish_following, "DUE_COUNT_MAX", 4)
+    monkeypatch.setattr(publish_following, "RETRY_S_MIN", 0.0)
+    monkeypatch.setattr(publish_following, "RETRY_S_MAX", 0.0)
+    target, is_there = tmp_path / "target", False
+    target.mkdir()
+    url = f"file://{target}"
+    published = PublishConfig(targets=(url,), quiet_s=0.0)
+    state = State(tmp_path / "state", replace(SMALL_FRAMES, publish=published))
+    engine, changes = state.engine, state.activity.changes
+    number, _ = engine.reserve_ids()
+    await engine.create(ROOT_INODE, b"results", NewInode(number, stat.S_IFDIR | 0o755, 0, 0, 1))
+    async with engine.change():
+        await engine.set_xattr(number, PUBLISH_XATTR, url.encode(), 0, 1)
+        await note_root(engine, number)
+
+    def open_place(_target: str, *_options: object) -> DirectoryPublicStore:
+        if not is_there:
+            raise StoreUnreachableError("the place does not answer")
+        return DirectoryPublicStore(target, TIMEOUT_S, 2)
+
+    places = Places(state.parts, {}, open_place)
+    quotas = Quotas(state.config.quotas, engine)
+    following = Following(state.parts, quotas, places, changes, nothing_to_list)
+    await following.step()
+    for text in "abcdefghij":
+        ino = await state.create(text, text.encode())
+        await engine.rename(ROOT_INODE, text.encode(), number, text.encode(), 0, 1)
+        changes.note(ino)
+        await following.step()
+        assert len(following._due) <= 4
+    is_there = True
+    for _ in range(10):
+        await following.step()
+    assert sorted(each.name for each in target.iterdir() if each.is_file()) == [*"abcdefghij"]
+    await places.aclose()
     state.close()
 
 

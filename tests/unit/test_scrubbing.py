@@ -12,6 +12,7 @@ import trio
 
 from memfs.content.opening import OpenMode
 from memfs.errors import CodecMissingError, InvalidValueError
+from memfs.jobs import scrubber as scrubber_module
 from memfs.jobs.scrubber import Scrubber
 from memfs.jobs.scrubbing import Scrubbed, ScrubOutcome, ScrubPace, scrub_file
 from memfs.moves.dropping import drop_form, drop_raw
@@ -369,6 +370,24 @@ async def test_a_scrub_tells_how_far_it_is_within_a_file(state: State) -> None:
         assert (await scrubber.progress())["file_count"] == 0
         await scrubber.stop()
         nursery.cancel_scope.cancel()
+
+
+async def test_a_file_whose_scrub_is_a_defect_keeps_no_other_from_its(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scrub began anew at the same file, again and again."""
+    inos = [await state.create(f"{number}", CONTENT) for number in range(3)]
+
+    async def fail(parts: MoveParts, ino: InodeNo, pace: ScrubPace) -> Scrubbed:
+        if ino == inos[1]:
+            raise KeyError("a defect")
+        return await scrub_file(parts, ino, pace)
+
+    monkeypatch.setattr(scrubber_module, "scrub_file", fail)
+    status = await scrub_all(state)
+    assert (status["running"], status["error"], status["file_count"]) == (False, None, 3)
+    assert status["unchecked_count"] == 1
+    assert "is a defect of memfs" in (status["unchecked_reason"] or "")
 
 
 async def test_a_rate_of_nothing_is_refused(state: State) -> None:
