@@ -81,6 +81,12 @@ class TooBigError(MemfsError):
     errno = codes.E2BIG
 
 
+class XattrsFullError(MemfsError):
+    """An inode would have more xattrs of its user than it can (ENOSPC, setxattr(2))."""
+
+    errno = codes.ENOSPC
+
+
 class BufferTooSmallError(MemfsError):
     """The caller's buffer cannot hold the xattr (ERANGE, getxattr(2))."""
 

@@ -21,8 +21,6 @@ from memfs.policy.marks import (
     TENSOR_SHAPE_XATTR,
 )
 
-CONTROL_PREFIX = b"user.memfs."
-
 TIER_XATTR = b"user.memfs.tier"
 PIN_XATTR = b"user.memfs.pin"
 STATE_XATTR = b"user.memfs.state"

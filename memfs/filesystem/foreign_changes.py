@@ -23,7 +23,6 @@ from memfs.errors import (
     ObjectMissingError,
     StaleInodeError,
 )
-from memfs.filesystem.control_names import CONTROL_PREFIX
 from memfs.filesystem.object_names import names_of_key
 from memfs.filesystem.small_files import SmallFiles
 from memfs.filesystem.tree_changes import FIRST_GENERATION, Name
@@ -32,6 +31,7 @@ from memfs.metadata.foreign import AdoptedFile, Conflict, ForeignDirectory, Fore
 from memfs.metadata.records import AttributeChanges, InodeFlags, NewInode
 from memfs.metrics.traffic import Level
 from memfs.moves.attempt import sources_of
+from memfs.namespace.xattrs import USER_PREFIX, XATTRS_BYTES_MAX, is_users
 from memfs.stores.source import SourceObject
 from memfs.types import (
     BLOCK_BYTES,
@@ -167,24 +167,29 @@ def is_same(known: ForeignObject, found: SourceObject) -> bool:
 def xattrs_of(found: SourceObject) -> tuple[tuple[bytes, bytes], ...]:
     """Return the xattrs that stand for content type and metadata of an object.
 
-    Left out is what no file can have, names of memfs's own and what is too long, and what memfs and
-    the libraries of stores keep there for themselves.
+    Left out is what no file can have, names of memfs's own and what is too long, what memfs and the
+    libraries of stores keep there for themselves, and what there is no room for.
     """
     told = [(CONTENT_TYPE_XATTR, found.content_type.encode())] if found.content_type else []
     told += [
         (b"user." + name.encode("utf-8", "surrogateescape"), value.encode("utf-8", "replace"))
         for name, value in found.metadata
     ]
-    return tuple(
-        (name, value)
-        for name, value in dict(told).items()
-        if len(name) <= NAME_BYTES_MAX
-        and b"\0" not in name
-        and name != b"user."
-        and len(value) <= XATTR_VALUE_BYTES_MAX
-        and not name.startswith(CONTROL_PREFIX)
-        and name not in _OWN_METADATA
-    )
+    kept: list[tuple[bytes, bytes]] = []
+    left_bytes = XATTRS_BYTES_MAX
+    for name, value in dict(told).items():
+        if (
+            name != USER_PREFIX
+            and len(name) <= NAME_BYTES_MAX
+            and b"\0" not in name
+            and len(value) <= XATTR_VALUE_BYTES_MAX
+            and is_users(name)
+            and name not in _OWN_METADATA
+            and len(name) + len(value) <= left_bytes
+        ):
+            kept.append((name, value))
+            left_bytes -= len(name) + len(value)
+    return tuple(kept)
 
 
 def object_of(known: ForeignObject) -> SourceObject:

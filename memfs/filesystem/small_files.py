@@ -36,6 +36,7 @@ from memfs.linux.times import storable_ns
 from memfs.metadata.records import WrittenRaw
 from memfs.namespace import acl
 from memfs.namespace.permissions import READ, SEARCH, WRITE, Credentials, permits
+from memfs.namespace.xattrs import XATTRS_BYTES_MAX, users_bytes
 from memfs.stores.disk import translate_error
 from memfs.traces.access_log import Operation
 from memfs.types import NAME_BYTES_MAX, Tier
@@ -240,6 +241,8 @@ class SmallFiles(TreeChanges):
         """Return a file with its numbers; None: it is left."""
         *above, name = files[number].names
         if len(files[number].content) > CONTENT_BYTES_MAX or not _is_plain(name):
+            return None
+        if users_bytes(files[number].xattrs) > XATTRS_BYTES_MAX:
             return None
         found = await self._directory_below(client, directory, tuple(above), known)
         if found is None or not found.may_change:

@@ -326,11 +326,12 @@ class TreeChanges(XattrRequests):
             self._atimes.pop(ino, None)
             present = dict(await self._engine.list_xattrs_at(NOW, ino))
             wanted = dict(original.xattrs)
-            for name in present.keys() - wanted.keys() - set(hidden):
-                await self._engine.remove_xattr(ino, name, time_ns)
-            for name, value in wanted.items():
-                if present.get(name) != value:
-                    await self._engine.set_xattr(ino, name, value, 0, time_ns)
+            gone = present.keys() - wanted.keys() - set(hidden)
+            xattrs: list[tuple[bytes, bytes | None]] = [(name, None) for name in gone]
+            xattrs += [each for each in wanted.items() if present.get(each[0]) != each[1]]
+            if xattrs:
+                # At once: there is room for all of them, and not for what comes between.
+                await self._engine.set_mode_and_xattrs(ino, None, xattrs, time_ns)
             after = await self._engine.set_attributes(
                 ino,
                 AttributeChanges(

@@ -17,9 +17,10 @@ from memfs.errors import (
 )
 from memfs.filesystem.content import ContentRequests
 from memfs.filesystem.control import Control
-from memfs.filesystem.control_names import CONTROL_PREFIX, XATTRS_XATTR
+from memfs.filesystem.control_names import XATTRS_XATTR
 from memfs.filesystem.operations import CAPABILITY_XATTR
 from memfs.namespace import acl
+from memfs.namespace.xattrs import CONTROL_PREFIX, USER_PREFIX, is_users
 from memfs.types import XATTR_VALUE_BYTES_MAX
 
 if TYPE_CHECKING:
@@ -28,8 +29,7 @@ if TYPE_CHECKING:
     from memfs.types import InodeNo
 
 TRUSTED_PREFIX = b"trusted."
-_USER = b"user."
-_PREFIXES = (_USER, TRUSTED_PREFIX, b"security.")
+_PREFIXES = (USER_PREFIX, TRUSTED_PREFIX, b"security.")
 _NAMESPACES = (*_PREFIXES, acl.ACCESS_XATTR, acl.DEFAULT_XATTR)
 
 
@@ -81,7 +81,7 @@ class XattrRequests(ContentRequests):
         else:
             async with self._open_table.gates.hold(ino), self._engine.change(deferred=True):
                 await self._engine.set_xattr(ino, name, value, flags, await self._change_ns(ino))
-                self._traffic.user_write_count += name.startswith(_USER)
+                self._traffic.user_write_count += name.startswith(USER_PREFIX)
                 if name == CAPABILITY_XATTR:
                     self._without_capability.pop(ino, None)
 
@@ -108,7 +108,7 @@ class XattrRequests(ContentRequests):
             return
         async with self._open_table.gates.hold(ino), self._engine.change(deferred=True):
             await self._engine.remove_xattr(ino, name, await self._change_ns(ino))
-            self._traffic.user_write_count += name.startswith(_USER)
+            self._traffic.user_write_count += name.startswith(USER_PREFIX)
             if name == acl.DEFAULT_XATTR:
                 self._default_acls.pop(ino, None)
 
@@ -190,7 +190,7 @@ def require_users_name(name: bytes) -> None:
     Raises:
         InvalidValueError: It is another one, or one that controls memfs.
     """
-    if not name.startswith(_USER) or name == _USER or name.startswith(CONTROL_PREFIX):
+    if name == USER_PREFIX or not is_users(name):
         raise InvalidValueError(f"xattrs: {_printable(name)!r} is no name of a user's xattr")
 
 

@@ -11,6 +11,7 @@ from datetime import date, datetime
 from typing import TYPE_CHECKING
 
 from memfs.manager.errors import ValueFormatError
+from memfs.namespace.xattrs import XATTRS_BYTES_MAX, users_bytes
 from memfs.query.values import typed
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ def attributes_of(metadata: Mapping[str, Scalar]) -> dict[str, bytes]:
     """Return metadata as extended attributes.
 
     Raises:
-        ValueFormatError: A name is reserved, empty or too long; a value is no scalar or too long.
+        ValueFormatError: A name is reserved, empty or too long; a value is no scalar or too long;
+            all together are more than one file can have.
     """
     found: dict[str, bytes] = {}
     types: dict[str, str] = {}
@@ -62,6 +64,12 @@ def attributes_of(metadata: Mapping[str, Scalar]) -> dict[str, bytes]:
             types[name] = kind
     if types:
         found[TYPES_XATTR] = json.dumps(types).encode()
+    size = users_bytes((name.encode(), value) for name, value in found.items())
+    if size > XATTRS_BYTES_MAX:
+        raise ValueFormatError(
+            f"metadata has {size} bytes, names included; {XATTRS_BYTES_MAX} are taken of one key: "
+            "store what is long as a value of its own"
+        )
     return found
 
 

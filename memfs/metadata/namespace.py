@@ -81,6 +81,7 @@ class Namespace(Changes, Protocol):
             AlreadyExistsError: The name is taken.
             NotFoundError: `parent` was removed (nlink 0).
             NotADirectoryInodeError: `parent` is not a directory.
+            XattrsFullError: It would have more xattrs of a user than `XATTRS_BYTES_MAX`.
         """
         ...
 
@@ -88,6 +89,9 @@ class Namespace(Changes, Protocol):
         """Create an inode without a name, nlink 0, of any type but a directory (O_TMPFILE).
 
         A regular file without a raw file is sealed, and empty.
+
+        Raises:
+            XattrsFullError: As `create`.
         """
         ...
 
@@ -191,6 +195,7 @@ class Namespace(Changes, Protocol):
         Raises:
             AlreadyExistsError, NoXattrError: By the flags.
             TooBigError: More than 64 KiB.
+            XattrsFullError: With it, those of a user are more than `XATTRS_BYTES_MAX` together.
         """
         ...
 
@@ -205,7 +210,11 @@ class Namespace(Changes, Protocol):
         xattrs: Sequence[tuple[bytes, bytes | None]],
         now_ns: int,
     ) -> Inode:
-        """Change permission bits and xattrs in one step (ACLs); a None value removes, if there."""
+        """Change permission bits and xattrs in one step (ACLs); a None value removes, if there.
+
+        Raises:
+            TooBigError, XattrsFullError: As `set_xattr`, when all of them are changed.
+        """
         ...
 
     async def effective_xattr(self, ino: InodeNo, name: bytes) -> bytes | None:

@@ -14,8 +14,10 @@ from memfs.errors import (
     NoXattrError,
     StaleInodeError,
     TooBigError,
+    XattrsFullError,
 )
 from memfs.metadata.records import AttributeChanges, EffectivePin
+from memfs.namespace.xattrs import XATTRS_BYTES_MAX, users_bytes
 from memfs.types import ROOT_INODE, InodeNo, Tier
 from tests.contract.engine.making import (
     NOW_NS,
@@ -129,6 +131,67 @@ async def test_xattr_of_64_kib_fits_and_one_byte_more_does_not(engine: Engine) -
         await engine.set_xattr(file.ino, name, bytes(65_537), 0, NOW_NS)
     with pytest.raises(NameTooLongError):
         await engine.set_xattr(file.ino, name + b"n", b"", 0, NOW_NS)
+
+
+async def fill(engine: Engine, ino: InodeNo) -> dict[bytes, bytes]:
+    """Give an inode two xattrs that take all the room there is."""
+    third = XATTRS_BYTES_MAX // 3
+    xattrs = {b"user.a": bytes(third - 6), b"user.b": bytes(XATTRS_BYTES_MAX - third - 6)}
+    assert users_bytes(xattrs.items()) == XATTRS_BYTES_MAX
+    for name, value in xattrs.items():
+        await engine.set_xattr(ino, name, value, 0, NOW_NS)
+    return xattrs
+
+
+async def present(engine: Engine, ino: InodeNo) -> dict[bytes, bytes]:
+    return {name: await engine.get_xattr(ino, name) for name in await engine.list_xattrs(ino)}
+
+
+async def test_xattrs_of_a_user_have_a_bound_together(engine: Engine) -> None:
+    """Else one file takes gigabytes of the tables."""
+    file = await make_file(engine, b"file")
+    xattrs = await fill(engine, file.ino)
+    for name, value in ((b"user.c", b""), (b"user.b", xattrs[b"user.b"] + b"1")):
+        with pytest.raises(XattrsFullError):
+            await engine.set_xattr(file.ino, name, value, 0, LATER_NS)
+    assert await present(engine, file.ino) == xattrs
+    # What a user has not put there takes no room, and may be there in any case.
+    await engine.set_xattr(file.ino, b"user.memfs.note", bytes(1000), 0, NOW_NS)
+    await engine.set_xattr(file.ino, b"trusted.overlay.origin", bytes(1000), 0, NOW_NS)
+    await engine.set_xattr(file.ino, b"user.b", b"", 0, NOW_NS)
+    await engine.set_xattr(file.ino, b"user.c", b"c", 0, NOW_NS)
+    await engine.remove_xattr(file.ino, b"user.a", NOW_NS)
+    await engine.set_xattr(file.ino, b"user.c", xattrs[b"user.a"], 0, NOW_NS)
+
+
+async def test_several_xattrs_have_the_bound_when_all_are_changed(engine: Engine) -> None:
+    file = await make_file(engine, b"file")
+    xattrs = await fill(engine, file.ino)
+    exchanged = {b"user.a": xattrs[b"user.b"], b"user.b": xattrs[b"user.a"]}
+    for order in (exchanged, dict(reversed(exchanged.items()))):
+        await engine.set_mode_and_xattrs(file.ino, None, [*order.items()], NOW_NS)
+        assert await present(engine, file.ino) == exchanged
+        await engine.set_mode_and_xattrs(file.ino, None, [*xattrs.items()], NOW_NS)
+    before = await engine.get_inode(file.ino)
+    with pytest.raises(XattrsFullError):
+        await engine.set_mode_and_xattrs(
+            file.ino, 0o600, [(b"user.a", None), (b"user.c", xattrs[b"user.a"] + b"1")], LATER_NS
+        )
+    assert await present(engine, file.ino) == xattrs
+    assert before == await engine.get_inode(file.ino)
+
+
+async def test_a_new_inode_has_no_more_xattrs_than_an_old_one(engine: Engine) -> None:
+    many = tuple((b"user.%d" % number, bytes(100)) for number in range(1000))
+    before = await engine.get_inode(ROOT_INODE)
+    new = new_file(engine)._replace(xattrs=many)
+    with pytest.raises(XattrsFullError):
+        await engine.create(ROOT_INODE, b"file", new)
+    with pytest.raises(XattrsFullError):
+        await engine.create_orphan(new)
+    assert before == await engine.get_inode(ROOT_INODE)
+    assert await engine.find(ROOT_INODE, b"file") is None
+    assert await engine.list_orphans(1) == []
 
 
 async def test_mode_and_xattrs_change_in_one_step(engine: Engine) -> None:

@@ -25,6 +25,7 @@ from memfs.jobs.snapshots import SnapshotMethods
 from memfs.moves.dropping import drop_raw
 from memfs.moves.open_files import OpenFiles
 from memfs.moves.packing import pack
+from memfs.namespace.xattrs import XATTRS_BYTES_MAX
 from memfs.types import ROOT_INODE, InodeNo
 from tests.moving import compressible
 from tests.property.world import ROOMY, Refusal, World
@@ -313,6 +314,22 @@ def write(world: World, name: bytes, content: bytes, parent: InodeNo = ROOT_INOD
     for _ in range(3):
         world.step()
     return file.ino
+
+
+def test_xattrs_come_back_that_have_no_room_beside_the_present_ones(world: World) -> None:
+    ino = write(world, b"a", b"content")
+
+    def share(first: int) -> None:
+        sizes = {b"user.a": first, b"user.b": XATTRS_BYTES_MAX - first - 2 * len(b"user.a")}
+        for name, size in sorted(sizes.items(), key=lambda each: each[1]):
+            world.run(world.engine.set_xattr(ino, name, bytes(size), 0, SET_NS))
+
+    share(60_000)
+    before = see(world)
+    snapshot(world)
+    share(1000)
+    assert restore(world)["failed_count"] == 0
+    assert see(world) == before
 
 
 def test_nothing_is_removed_unless_it_is_asked_for(world: World) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 from typing import TYPE_CHECKING
 
 import pytest
 
-from memfs.errors import AlreadyExistsError, InvalidValueError, NoXattrError
+from memfs.errors import AlreadyExistsError, InvalidValueError, NoXattrError, XattrsFullError
+from memfs.filesystem.foreign_changes import xattrs_of
+from memfs.namespace.xattrs import XATTRS_BYTES_MAX, users_bytes
+from memfs.stores.source import SourceObject
 from memfs.types import ROOT_INODE
 
 if TYPE_CHECKING:
@@ -79,6 +84,32 @@ def test_several_xattrs_change_at_once_or_not_at_all(world: World) -> None:
     assert present() == {b"user.a": b"\xff\0", b"user.c": b""}
     with pytest.raises(NoXattrError):
         world.run(world.filesystem.get_xattr(world.program, file.ino, b"user.memfs.xattrs"))
+
+
+def test_several_xattrs_have_a_bound_together(world: World) -> None:
+    """Each request has 64 KiB of them, and there can be any number of requests."""
+    file = world.create(ROOT_INODE, b"file", 0o644, os.O_RDWR)
+    world.release(file)
+
+    def of_request(number: int) -> str:
+        return json.dumps({f"user.{number}-{each}": "v" * 100 for each in range(400)})
+
+    set_xattr(world, file.ino, "xattrs", of_request(1))
+    with pytest.raises(XattrsFullError) as refused:
+        set_xattr(world, file.ino, "xattrs", of_request(2))
+    assert refused.value.errno == errno.ENOSPC
+    assert len(world.run(world.engine.list_xattrs(file.ino))) == 400
+
+
+def test_what_an_object_tells_has_room_or_is_left_out() -> None:
+    """A source that tells of more than a file can have stops no adoption."""
+    metadata = tuple((f"name-{number:04}", "v" * 990) for number in range(100))
+    kept = xattrs_of(
+        SourceObject("key", 1, "etag", 0, content_type="text/plain", metadata=metadata)
+    )
+    assert users_bytes(kept) <= XATTRS_BYTES_MAX < users_bytes(kept) + 1004
+    assert kept[0][1] == b"text/plain"
+    assert [name for name, _ in kept[1:3]] == [b"user.name-0000", b"user.name-0001"]
 
 
 def test_cached_pages_go_of_a_file_that_is_about_to_be_replaced(

@@ -185,6 +185,7 @@ def test_numbers_of_numpy_are_metadata(manager: MemoryManager) -> None:
         ({"mime_type": "x"}, "memfs's own"),
         ({"x" * 300: 1}, "up to 245 bytes"),
         ({"a": "x" * 70_000}, "65536 are taken"),
+        ({f"name-{number}": "x" * 100 for number in range(1000)}, "65791 are taken of one key"),
         ({"\ud800": 1}, "surrogate"),
         ({"a": "\ud800"}, "surrogate"),
     ],

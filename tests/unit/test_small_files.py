@@ -117,6 +117,13 @@ def test_files_have_content_attributes_and_pins_from_the_first_instant(world: Wo
     assert get(world, "d/a", "b") == [b"one", b""]
 
 
+def test_a_file_with_more_attributes_than_it_can_have_is_left(world: World) -> None:
+    """One call has room for 30,000 of them; the requests of the program tell what is wrong."""
+    many = {str(number): b"" for number in range(10_000)}
+    assert put(world, [small("a"), small("many", **many), small("b")]) == [True, False, True]
+    assert get(world, "a", "many", "b") == [b"content", None, b"content"]
+
+
 def test_an_answer_is_bounded_with_its_attributes(world: World) -> None:
     """One file with a long attribute, asked for many times, would be gigabytes of the daemon."""
     put(world, [small("a", b"x" * 1000, kind=b"v" * XATTR_VALUE_BYTES_MAX)])

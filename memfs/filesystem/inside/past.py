@@ -18,7 +18,7 @@ from memfs.errors import (
     NoXattrError,
     StaleInodeError,
 )
-from memfs.filesystem.control_names import CONTROL_PREFIX, SNAPSHOT_STATE_XATTR, WHY_XATTR
+from memfs.filesystem.control_names import SNAPSHOT_STATE_XATTR, WHY_XATTR
 from memfs.filesystem.inside.own import DIRECTORY_MODE, OWN_ROOT, SNAPSHOTS
 from memfs.filesystem.inside.past_why import describe
 from memfs.filesystem.inside.tree import FIRST_COOKIE, Plain, own_inode
@@ -26,6 +26,7 @@ from memfs.filesystem.nodes import OWN_SLOT, Slots, node_of, number_of, slot_of
 from memfs.filesystem.replies import Opened
 from memfs.filesystem.shared import with_directory_size
 from memfs.metadata.records import DirectoryEntry, InodeFlags
+from memfs.namespace.xattrs import CONTROL_PREFIX
 from memfs.types import NO_RAW, ROOT_INODE
 
 if TYPE_CHECKING:

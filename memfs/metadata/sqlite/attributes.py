@@ -22,6 +22,14 @@ from memfs.metadata.sqlite.statements import (
     SET_CODEC,
     SET_PIN,
 )
+from memfs.namespace.xattrs import (
+    CONTROL_PREFIX,
+    USER_PREFIX,
+    XATTRS_BYTES_MAX,
+    check_room,
+    is_users,
+    users_bytes,
+)
 from memfs.types import (
     NAME_BYTES_MAX,
     ROOT_INODE,
@@ -34,6 +42,18 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 XATTR_CREATE, XATTR_REPLACE = 1, 2  # setxattr(2)
+
+_USERS_BYTES = """
+    select ifnull(sum(length(name) + length(value)), 0) from xattr
+    where ino = ?1 and name >= ?2 and name < ?3 and not (name >= ?4 and name < ?5)
+"""
+"""Bytes of names and values of users' xattrs; the same as `users_bytes`."""
+_USERS_RANGES = tuple(
+    bound
+    for prefix in (USER_PREFIX, CONTROL_PREFIX)
+    for bound in (prefix, prefix[:-1] + bytes([prefix[-1] + 1]))
+)
+_XATTR_BYTES = "select length(name) + length(value) from xattr where ino = ? and name = ?"
 
 
 def _check_xattr(name: bytes, value: bytes) -> None:
@@ -100,6 +120,7 @@ class Attributes(Namespace):
                 raise AlreadyExistsError(f"inode {ino} has an xattr {name!r}")
             if not exists and flags == XATTR_REPLACE:
                 raise NoXattrError(f"inode {ino} has no xattr {name!r}")
+        self._check_room(ino, [(name, value)])
         self._put_xattr(ino, name, value)
         self._set_links(inode, inode.nlink, inode.mtime_ns, now_ns)
 
@@ -122,12 +143,38 @@ class Attributes(Namespace):
         inode = self._inode(ino)
         for name, value in xattrs:
             _check_xattr(name, value or b"")
+        self._check_room(ino, xattrs)
         for name, value in xattrs:
             if value is None:
                 self._delete_xattr(ino, name)
             else:
                 self._put_xattr(ino, name, value)
         return self._change_attributes(inode, AttributeChanges(mode=mode, ctime_ns=now_ns))
+
+    def _check_room(self, ino: InodeNo, xattrs: Sequence[tuple[bytes, bytes | None]]) -> None:
+        """See that an inode has room for xattrs that it is to get.
+
+        One that has more than there is room for, from a version without a bound, may have less.
+
+        Args:
+            ino: The inode.
+            xattrs: Names and values; None: it is removed. The last one of a name counts.
+        """
+        changes = {name: value for name, value in xattrs if is_users(name)}
+        new_bytes = users_bytes(
+            (name, value) for name, value in changes.items() if value is not None
+        )
+        if not new_bytes:
+            return
+        row = self._row(_USERS_BYTES, (ino, *_USERS_RANGES))
+        used_bytes: int = row[0] if row is not None else 0
+        if used_bytes + new_bytes <= XATTRS_BYTES_MAX:
+            # Whatever goes for them.
+            return
+        rows = (self._row(_XATTR_BYTES, (ino, name)) for name in changes)
+        former_bytes: int = sum(row[0] for row in rows if row is not None)
+        if new_bytes > former_bytes:
+            check_room(used_bytes - former_bytes + new_bytes)
 
     async def effective_xattr(self, ino: InodeNo, name: bytes) -> bytes | None:
         inode = above = self._inode(ino)

@@ -32,6 +32,7 @@ from memfs.metadata.sqlite.statements import (
     MOVE_DENTRY,
     POINT_DENTRY,
 )
+from memfs.namespace.xattrs import check_room, users_bytes
 from memfs.types import NAME_BYTES_MAX, NO_INODE, ROOT_INODE, InodeNo
 
 if TYPE_CHECKING:
@@ -135,6 +136,7 @@ class Namespace(Rows):
         self._begin_change(grows=True)
         directory = self._living_directory(parent)
         check_new_name(name)
+        check_room(users_bytes(new.xattrs))
         makes_directory = new.mode & 0o170000 == stat.S_IFDIR
         # The cookie tells snapshots when the name was made. The inode's number, which was taken
         # earlier, is as good while there is no snapshot in between, and nothing to look up.
@@ -148,6 +150,7 @@ class Namespace(Rows):
 
     async def create_orphan(self, new: NewInode) -> Inode:
         self._begin_change(grows=True)
+        check_room(users_bytes(new.xattrs))
         return self._insert_inode(new, 0)
 
     def _living_directory(self, ino: InodeNo) -> Inode:
