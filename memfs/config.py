@@ -55,6 +55,9 @@ class NodesConfig:
 
     name: str | None = None
     """How others call this node; None: the name of the host."""
+    role: str = "writer"
+    """`writer`: this node makes all changes of the mount; `reader`: it mounts what another one
+    writes, read-only, and needs `metadata.url` and `glacier.url`."""
     commit_timeout_s: float = 10.0
     """A change that the database has not confirmed by then is EIO, and so are further ones until it
     answers again; files can be read meanwhile, and nothing is lost."""

@@ -34,7 +34,7 @@ from memfs.config import (
 )
 from memfs.errors import InvalidValueError, UsageError
 from memfs.sizes import format_duration, format_size, parse_duration, parse_size
-from memfs.types import DRIVERS
+from memfs.types import DRIVERS, READER, ROLES
 from memfs.urls import url_without_secrets
 
 if typing.TYPE_CHECKING:
@@ -223,13 +223,35 @@ def load_config(file: Path | None, overrides: Mapping[str, str] | None = None) -
         else:
             sections[section] = made
     _check_stores(sections["stores"])
-    return Config(**sections)
+    config = Config(**sections)
+    _check_role(config)
+    return config
 
 
 def _store_names(dotted: Iterable[str]) -> list[str]:
     """Return the names of stores in dotted keys, in the order in which they are told."""
     found = (key.removeprefix(_STORES).partition(".") for key in dotted if key.startswith(_STORES))
     return list(dict.fromkeys(name for name, dot, _ in found if dot))
+
+
+def _check_role(config: Config) -> None:
+    """See that a node that reads can learn names and fetch bytes."""
+    if config.nodes.role != READER:
+        return
+    glacier = config.glacier
+    missing = [
+        key
+        for key, value in (
+            ("metadata.url", config.metadata.url),
+            ("glacier.url", glacier.url if glacier.enabled else None),
+        )
+        if value is None
+    ]
+    if missing:
+        raise UsageError(
+            f"nodes.role = {READER} needs {' and '.join(missing)}: a node that reads has the names "
+            "from the database of the node that writes, and the bytes from its object store"
+        )
 
 
 def _check_stores(stores: Mapping[str, NamedStoreConfig]) -> None:
@@ -531,6 +553,8 @@ def _convert(key: Key, value: object, place: str) -> object:
         raise UsageError(f"{place}: no driver {value!r}; use {', '.join(DRIVERS)}")
     if key.dotted == "nodes.upload" and converted not in UPLOADS:
         raise UsageError(f"{place}: nodes.upload = {value!r}; write {' or '.join(UPLOADS)}")
+    if key.dotted == "nodes.role" and converted not in ROLES:
+        raise UsageError(f"{place}: no role {value!r}; use {' or '.join(ROLES)}")
     return converted
 
 

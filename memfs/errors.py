@@ -347,6 +347,20 @@ class BehindError(MetadataError):
     """A node that reads cannot learn what the one that writes has changed."""
 
 
+class WrittenElsewhereError(MemfsError):
+    """Another node writes a file, or has written it while a program here has it open."""
+
+    errno = codes.EBUSY
+    pending_code = PendingCode.OPEN
+
+
+class NotUploadedError(MemfsError):
+    """The bytes of a file are on another node alone."""
+
+    errno = codes.EIO
+    pending_code = PendingCode.STORE
+
+
 class UsageError(MemfsError):
     """A user asked for what cannot be; printed as one line, without a traceback.
 

@@ -61,6 +61,9 @@ METRIC_BYTES_MAX = 4096
 DRIVERS = ("auto", "kernel", "pyfuse3")
 """How the kernel is served, as users write it; `auto` takes the first of the others that can."""
 
+WRITER, READER = ROLES = ("writer", "reader")
+"""What a node of a shared mount does, as users write it."""
+
 FILESYSTEM_TYPE = "fuse.memfs"
 """How the kernel lists a mount, by either driver; its source is the state directory."""
 

@@ -39,7 +39,10 @@ from memfs.filesystem.door import Door
 from memfs.filesystem.filesystem import Filesystem
 from memfs.filesystem.inside.inside import Inside
 from memfs.filesystem.querying import Querying
+from memfs.filesystem.reading import ReadingFilesystem
+from memfs.filesystem.recency import Recency
 from memfs.filesystem.shared import Features, Parts
+from memfs.filesystem.validity import ALONE, ValidityLimits
 from memfs.hot.board import HotBoard
 from memfs.hot.environment import child_environment
 from memfs.jobs.adopting import AdoptMethods
@@ -84,6 +87,7 @@ from memfs.stores.packed import PackedStore
 from memfs.stores.raw import RawStore
 from memfs.stores.remote import lies_on_disk_of, open_stores, together
 from memfs.traces.recorder import Recorder
+from memfs.types import READER
 from memfs_daemon.activity import ActivityMethods
 from memfs_daemon.heap_keeper import HeapKeeper
 from memfs_daemon.history import History
@@ -99,6 +103,7 @@ from memfs_daemon.pyfuse3.probe import probe as probe_pyfuse3
 from memfs_daemon.querying import QueryMethods, UserQueryMethods
 from memfs_daemon.readings import Readings
 from memfs_daemon.remounting import RemountMethods
+from memfs_daemon.roles import ReaderRole, Role, Work, readable
 from memfs_daemon.small_files import SmallFileMethods
 from memfs_daemon.stalls import Stalls
 from memfs_daemon.status import Status, StatusParts
@@ -114,7 +119,7 @@ if TYPE_CHECKING:
     from memfs.filesystem.operations import Operations
     from memfs.hot.headers import HeaderReader
     from memfs.metadata.engine import Engine
-    from memfs.metadata.shared.engine import SharedEngine
+    from memfs.metadata.shared.log import Log
     from memfs.metadata.shared.writer import Writer
     from memfs.stores.store import RemoteStore
     from memfs.stores.together import StoreSet
@@ -181,6 +186,15 @@ class _Provider(Protocol):
     def methods(self) -> Mapping[str, Handler]: ...
 
 
+class _OpenedEngine(NamedTuple):
+    """An engine, and how it keeps in touch with the database of a shared mount."""
+
+    engine: SqliteEngine
+    writer: Writer | None = None
+    log: Log | None = None
+    """That of a node that reads; None: it writes, or is alone."""
+
+
 class _HotParts(NamedTuple):
     """What a hot tier adds; empty where it is missing."""
 
@@ -239,16 +253,17 @@ def assemble(
         log.info("%s: no faster driver: %s", mountpoint, choice.refusal)
     with contextlib.ExitStack() as stack:
         commits = Latencies()
-        engine, writer = _open_engine(state_dir, config, tell, commits)
+        engine, writer, reader_log = _open_engine(state_dir, config, tell, commits)
+        writes = reader_log is None
         stack.callback(engine.close)
         raw_store = RawStore(state_dir)
         stack.callback(raw_store.close)
         packed_store = PackedStore(state_dir)
-        quotas = Quotas(config.quotas, engine)
+        quotas = Quotas(config.quotas, engine, keeps=writes)
         traffic, store_counts = Traffic(), StoreCounts()
         latencies, stalls = Latencies(), Stalls()
         remote, generations, healths = _open_stores(
-            state_dir, config, engine, packed_store, quotas, store_counts
+            state_dir, config, engine, packed_store, quotas, store_counts, reader_log
         )
         registry = BackingRegistry() if choice.name == "kernel" else None
         activity = Activity()
@@ -261,6 +276,7 @@ def assemble(
         kernel_cache = KernelCache()
         invalidations = Invalidations(kernel_cache)
         sealer = Sealer(engine, raw_store, open_table, activity, kernel_cache)
+        sealer.writes = writes
         file_syncs = FileSyncs(engine, raw_store, open_table, sealer)
         lost_found = LostFound(state_dir)
         room = Room(state_dir, config.cold.wait_for_room_s, activity.wake)
@@ -279,9 +295,13 @@ def assemble(
             access_log=activity.access_log,
             traffic=traffic,
             room=room,
-            store_elsewhere=any(not lies_on_disk_of(each, state_dir) for each in remote.each())
-            if remote is not None
-            else False,
+            # What a reader drops frees room wherever the store lies: its objects are another's.
+            store_elsewhere=not writes
+            or (
+                remote is not None
+                and any(not lies_on_disk_of(each, state_dir) for each in remote.each())
+            ),
+            writes=writes,
         )
         open_one = partial(open_store, config, os.environ, meter=quotas, counts=store_counts)
         sources = Sources(engine, open_one)
@@ -297,6 +317,14 @@ def assemble(
         policy = PolicyMethods(engine, access_stats, planner, activity, residency.capacity_bytes)
         live_policy = LivePolicy(move_parts, access_stats, activity)
         door = Door()
+        recency = None
+        if reader_log is not None:
+            options = options._replace(words=(*options.words, "ro"))
+            recency = Recency(
+                reader_log, engine, invalidations, note_snapshots=lambda: inside.note_deleted()
+            )
+            reader_log.tell = recency.tell
+            move_parts.source = str(recency.refusal())
         features = _features(config, options, choice, residency)
         parts = Parts(
             engine=engine,
@@ -321,9 +349,11 @@ def assemble(
             header_reader=_header_reader(config.hot),
             healths=healths,
             invalidations=invalidations,
+            validity_limits=ALONE if writes else ValidityLimits(missing_s=0.0),
             room=room,
+            recency=recency,
         )
-        filesystem = Filesystem(parts)
+        filesystem = Filesystem(parts) if recency is None else ReadingFilesystem(parts, recency)
 
         async def tell_status() -> StatusReport:
             return await status.status()
@@ -396,6 +426,7 @@ def assemble(
             lost_objects,
             sources,
             writer,
+            reader_log,
         )
         status = Status(status_parts)
         metrics = MetricsMethods(
@@ -450,6 +481,15 @@ def assemble(
             ExportMethods(exporter),
             *hot.providers,
         )
+        role = Role() if recency is None or reader_log is None else ReaderRole(reader_log, recency)
+        user_methods = role.methods(
+            (name, _confirmed(engine, method))
+            for user_provider in (
+                UserQueryMethods(querying, door),
+                SmallFileMethods(filesystem, door, features),
+            )
+            for name, method in user_provider.methods().items()
+        )
         yield Assembly(
             mountpoint=mountpoint,
             state_dir=state_dir,
@@ -473,49 +513,57 @@ def assemble(
             move_parts=move_parts,
             remote=remote,
             take_stale_state=options.take_stale_state,
-            methods={
-                name: _confirmed(engine, method)
-                for provider in providers
-                for name, method in provider.methods().items()
-            },
-            background=(
-                mover.run,
-                history.run,
-                stalls.run,
-                HeapKeeper(lambda: activity.request_count).run,
-                Precedence(lambda: activity.request_count).run,
-                prefetcher.run,
-                tracing.run,
-                scrubber.run,
-                removal.run,
-                open_files.run,
-                following.run,
-                *((automatic.run,) if config.snapshots.automatic else ()),
-                raw_pool.run,
-                adoption.run,
-                reader.run,
-                UserServer(
-                    door.address,
-                    {
-                        name: _confirmed(engine, method)
-                        for provider in (
-                            UserQueryMethods(querying, door),
-                            SmallFileMethods(filesystem, door, features),
+            methods=role.methods(
+                (
+                    (name, _confirmed(engine, method))
+                    for provider in providers
+                    for name, method in provider.methods().items()
+                )
+            ),
+            background=role.background(
+                (
+                    Work("mover", mover.run),
+                    Work("history", history.run),
+                    Work("stalls", stalls.run),
+                    Work("heap", HeapKeeper(lambda: activity.request_count).run),
+                    Work("precedence", Precedence(lambda: activity.request_count).run),
+                    Work("prefetch", prefetcher.run),
+                    Work("traces", tracing.run),
+                    Work("scrub", scrubber.run),
+                    Work("removal of snapshots", removal.run),
+                    Work("open files of snapshots", open_files.run),
+                    Work("publishing", following.run),
+                    *(
+                        (Work("automatic snapshots", automatic.run),)
+                        if config.snapshots.automatic
+                        else ()
+                    ),
+                    Work("raw pool", raw_pool.run),
+                    Work("adoption", adoption.run),
+                    Work("questions", reader.run),
+                    Work("users", UserServer(door.address, user_methods, METHODS).run),
+                    *(
+                        (Work("index of xattrs", AttributeIndexer(engine).run),)
+                        if config.query.enabled
+                        else ()
+                    ),
+                    Work("indexes of fields", field_indexer.run),
+                    *(
+                        Work(
+                            "store health",
+                            partial(ask_at_mount, remote.of(address_of(name, "")), health),
                         )
-                        for name, method in provider.methods().items()
-                    },
-                    METHODS,
-                ).run,
-                *((AttributeIndexer(engine).run,) if config.query.enabled else ()),
-                field_indexer.run,
-                *(
-                    partial(ask_at_mount, remote.of(address_of(name, "")), health)
-                    for name, health in healths.items()
-                    if remote is not None
-                ),
-                *(generation.run for generation in generations.values()),
-                *((exporter.run, lost_objects.run) if exporter is not None else ()),
-                *hot.background,
+                        for name, health in healths.items()
+                        if remote is not None
+                    ),
+                    *(Work("generations", each.run) for each in generations.values()),
+                    *(
+                        (Work("exports", exporter.run), Work("lost objects", lost_objects.run))
+                        if exporter is not None
+                        else ()
+                    ),
+                    *(Work("hot tier", run) for run in hot.background),
+                )
             ),
         )
 
@@ -552,13 +600,16 @@ def _open_stores(
     packed_store: PackedStore,
     quotas: Quotas,
     counts: StoreCounts,
+    reader_log: Log | None,
 ) -> _Stores:
     healths = {name: StoreHealth(name) for name in ("", *config.stores)}
     generations = {}
     objects_dir = state_dir / GLACIER_NAME
     opened = open_stores(config, objects_dir, os.environ, quotas, healths, counts)
     for name, store in opened.items():
-        if config.store(name).url is not None:
+        if reader_log is not None:
+            opened[name] = readable(store, reader_log)
+        elif config.store(name).url is not None:
             generation = StateGeneration(
                 engine, store, packed_store.temporary_path, health=healths[name], store=name
             )
@@ -623,7 +674,7 @@ def _header_reader(config: HotConfig) -> HeaderReader | None:
 
 def _open_engine(
     state_dir: Path, config: Config, tell: Callable[[str], None], commits: Latencies
-) -> tuple[SqliteEngine, Writer | None]:
+) -> _OpenedEngine:
     if config.metadata.url is not None:
         return _join(state_dir, config, tell, commits)
     try:
@@ -636,12 +687,12 @@ def _open_engine(
         )
     except UsageError as error:
         raise UsageError(str(error), ExitCode.STATE_UNUSABLE) from error
-    return engine, None
+    return _OpenedEngine(engine)
 
 
 def _join(
     state_dir: Path, config: Config, tell: Callable[[str], None], commits: Latencies
-) -> tuple[SharedEngine, Writer]:
+) -> _OpenedEngine:
     """Open the engine of a node of a shared mount."""
     # Imported here: most mounts have no such database, and libpq is an extra.
     from memfs.metadata.shared.address import Address
@@ -652,20 +703,22 @@ def _join(
     assert config.metadata.url is not None
     limit_s = config.nodes.commit_timeout_s
     address = Address.parse(config.metadata.url, os.environ)
+    connector = PostgresConnector(address, config.glacier.url, min(limit_s, TIMEOUT_S))
+    name = config.nodes.name or socket.gethostname()
+    if config.nodes.role == READER:
+        raise UsageError(f"nodes.role = {READER} comes with the next change of memfs")
     engine = SharedEngine.join(
         state_dir,
         config.metadata,
-        PostgresConnector(address, config.glacier.url, min(limit_s, TIMEOUT_S)),
-        NodeSettings(
-            config.nodes.name or socket.gethostname(), limit_s, config.nodes.keep_changes_s
-        ),
+        connector,
+        NodeSettings(name, limit_s, config.nodes.keep_changes_s),
         migration=Migration(tell),
         query=config.query,
         first_settings=SETTINGS_OF_NEW_STATE,
         reach=FaultPoints().reach,
         note_latency=lambda took_s: commits.note("commit", int(took_s * 1e9)),
     )
-    return engine, engine.writer
+    return _OpenedEngine(engine, engine.writer)
 
 
 def _confirmed(engine: SqliteEngine, method: Handler) -> Handler:

@@ -107,8 +107,9 @@ async def _sending(writer: Writer | None) -> AsyncIterator[None]:
 async def _run(parts: Assembly, lock: StateLock, starter: Starter, manager: ServiceManager) -> None:
     await load_pools(parts.engine, parts.access_stats, parts.warm_bytes)
     await parts.live_policy.load()
-    await _note_store(parts)
-    await _begin_generations(parts)
+    if parts.move_parts.writes:
+        await _note_store(parts)
+        await _begin_generations(parts)
     if parts.exporter is not None:
         await parts.exporter.begin()
     await parts.quotas.load()

@@ -12,7 +12,7 @@ from memfs.metadata.foreign import Conflict
 from memfs.metrics import table
 from memfs.metrics.text import Histogram, Sample, render
 from memfs.stores.counts import Call
-from memfs.types import PendingCode
+from memfs.types import READER, PendingCode
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -173,6 +173,10 @@ def _of_database(database: DatabaseReport | None, commits: Latencies) -> Iterato
         return
     yield Sample(table.DATABASE_UP, int(database.cut_off_s is None))
     yield Sample(table.DATABASE_CUT_OFF, database.cut_off_s or 0.0)
+    if database.role == READER:
+        yield Sample(table.READER_APPLIED, database.applied)
+        yield Sample(table.READER_LAG, database.lag_count)
+        return
     yield Sample(table.DATABASE_UNCONFIRMED, database.unconfirmed_count)
     yield Sample(table.DATABASE_UNCONFIRMED_AGE, database.unconfirmed_age_s)
     yield Sample(table.DATABASE_GROUPS, database.group_count)

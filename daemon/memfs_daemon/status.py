@@ -40,7 +40,7 @@ from memfs.control.typed import decode
 from memfs.errors import StaleInodeError
 from memfs.jobs.exports import export_report
 from memfs.sizes import format_size
-from memfs.types import Tier
+from memfs.types import READER, Tier
 from memfs_daemon.limits import anonymous_bytes
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from memfs.jobs.lost_objects import LostObjects
     from memfs.metadata.engine import Engine
     from memfs.metadata.records import PendingMove, Usage
+    from memfs.metadata.shared.log import Log, LogReport
     from memfs.metadata.shared.writer import Writer
     from memfs.moves.tally import CompressionTally
     from memfs.placement.prefetch.prefetcher import Prefetcher
@@ -107,6 +108,8 @@ class StatusParts(NamedTuple):
     """None: nothing is adopted here."""
     writer: Writer | None = None
     """Sends changes to the database of the mount; None: there is no such one."""
+    log: Log | None = None
+    """What another node writes; None: this one does."""
 
 
 def index_report(engine: Engine, config: QueryConfig) -> IndexReport:
@@ -190,6 +193,8 @@ class Status:
         )
 
     def _database(self) -> DatabaseReport | None:
+        if (log := self._parts.log) is not None:
+            return _of_reader(log.report())
         if (writer := self._parts.writer) is None:
             return None
         report = writer.report()
@@ -362,6 +367,28 @@ class Status:
                 )
             )
         return reports
+
+
+def _of_reader(report: LogReport) -> DatabaseReport:
+    since = report.behind_since
+    return DatabaseReport(
+        node=report.node,
+        address=report.database,
+        connected=report.connected,
+        cut_off_s=None if since is None else max(0.0, time.time() - since),
+        reason=report.reason,
+        unconfirmed_count=0,
+        unconfirmed_bytes=0,
+        unconfirmed_age_s=0.0,
+        group_count=0,
+        change_count=0,
+        retries={},
+        role=READER,
+        writer=report.writer,
+        applied=report.applied,
+        lag_count=max(0, report.writer_seq - report.applied),
+        is_left_behind=report.is_left_behind,
+    )
 
 
 def _instant(now_ns: int) -> str:

@@ -59,6 +59,16 @@ class DatabaseReport(NamedTuple):
     """Changes in them."""
     retries: dict[str, int]
     """How often transactions were sent again, by SQLSTATE; `lost`: with another connection."""
+    role: str = "writer"
+    """What this node does: `writer` or `reader`."""
+    writer: str | None = None
+    """Name of the node that writes; None: this one does."""
+    applied: int = 0
+    """Number of the last change of the writer that a reader has; 0 on the writer."""
+    lag_count: int = 0
+    """So many changes are in the database that a reader does not have yet."""
+    is_left_behind: bool = False
+    """A reader lacks changes that are gone, and has to be mounted anew."""
 
 
 class NamedStoreReport(NamedTuple):

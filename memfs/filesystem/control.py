@@ -118,6 +118,7 @@ class Control:
         self._progress = parts.move_parts.progress
         self._events = parts.move_parts.events
         self._room = parts.room
+        self._recency = parts.recency
         self._readers: dict[bytes, Callable[[Inode], Awaitable[str]]] = {
             TIER_XATTR: self._tier,
             PIN_XATTR: self._pin,
@@ -488,6 +489,8 @@ class Control:
             )
         if (refusal := self._engine.refusal) is not None:
             answer["names"] = refusal
+        if self._recency is not None:
+            answer |= await self._recency.why(inode)
         if self._residency.is_refused(inode.ino):
             answer["ram"] = self._residency.refusal
         if self._hot is not None and (refusal := self._hot.refusal(inode.ino, inode.generation)):

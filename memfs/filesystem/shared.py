@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from memfs.content.room import Room
     from memfs.content.sealing import Sealer
     from memfs.filesystem.door import Door
+    from memfs.filesystem.recency import Recency
     from memfs.hot.board import HotBoard
     from memfs.hot.headers import HeaderReader
     from memfs.metadata.engine import Engine
@@ -134,6 +135,8 @@ class Parts:
     """Holds writers back while the disk is nearly full; None: nobody is."""
     healths: Mapping[str, StoreHealth] = field(default_factory=lambda: {"": StoreHealth()})
     """Those of the object stores by name; that of the default one is empty."""
+    recency: Recency | None = None
+    """What another node writes; None: this one does."""
 
 
 def with_directory_size(directory: Inode) -> Inode:

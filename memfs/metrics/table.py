@@ -294,6 +294,19 @@ DATABASE_DURATION = Metric(
     Kind.HISTOGRAM,
     "From the first byte of a transaction to its answer. The limits are powers of two of 1.024 us.",
 )
+READER_APPLIED = Metric(
+    "memfs_reader_applied_change",
+    "number",
+    Kind.GAUGE,
+    "On a node that reads: number of the last change of the node that writes that it has. Without"
+    " that role there is no such line, nor the next one.",
+)
+READER_LAG = Metric(
+    "memfs_reader_lag_changes",
+    "changes",
+    Kind.GAUGE,
+    "Changes that are in the database, and not on this node yet.",
+)
 REQUEST_DURATION = Metric(
     "memfs_request_duration_seconds",
     "seconds",
@@ -358,6 +371,8 @@ METRICS: tuple[Metric, ...] = (
     DATABASE_CHANGES,
     DATABASE_RETRIES,
     DATABASE_DURATION,
+    READER_APPLIED,
+    READER_LAG,
     REQUEST_DURATION,
 )
 """In the order of the text and of the reference."""

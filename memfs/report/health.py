@@ -11,7 +11,7 @@ import enum
 from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.sizes import format_count, format_duration, format_size
-from memfs.types import PendingCode
+from memfs.types import READER, PendingCode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -68,6 +68,14 @@ def _database(status: StatusReport) -> Iterator[Finding]:
         yield Finding(Level.DOUBTFUL, "database", f"{database.address}: {database.reason}")
         return
     lasts = format_duration(database.cut_off_s)
+    if database.role == READER:
+        yield Finding(
+            Level.BAD,
+            "database",
+            f"{database.address}: what node {database.writer} changes has not come in for {lasts}, "
+            f"and files cannot be opened: {database.reason}",
+        )
+        return
     count = format_count(database.unconfirmed_count, "change")
     yield Finding(
         Level.BAD,

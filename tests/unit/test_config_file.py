@@ -282,3 +282,17 @@ def test_a_rule_that_means_nothing_is_refused(file: Path, text: str, words: str)
 def test_rules_cannot_be_given_on_the_command_line(file: Path) -> None:
     with pytest.raises(UsageError, match=r"write \[snapshots.rule\] into a file"):
         load_config(None, {"snapshots.rule": "1h"})
+
+
+def test_a_node_that_reads_needs_a_database_and_a_store() -> None:
+    texts = {"nodes.role": "reader", "metadata.url": "postgresql://db/memfs"}
+    with pytest.raises(UsageError, match=r"nodes.role = reader needs glacier.url: "):
+        load_config(None, texts)
+    with pytest.raises(UsageError, match=r"needs metadata.url and glacier.url: "):
+        load_config(None, {"nodes.role": "reader"})
+    texts["glacier.url"] = "file:///srv/objects"
+    assert load_config(None, texts).nodes.role == "reader"
+    with pytest.raises(UsageError, match=r"needs glacier.url: "):
+        load_config(None, texts | {"glacier.enabled": "false"})
+    with pytest.raises(UsageError, match="no role 'both'; use writer or reader"):
+        load_config(None, {"nodes.role": "both"})

@@ -65,6 +65,7 @@ NOT_REGISTERED = {
 REGISTERED = {
     "OpenTable._idle_backings", "Residency._held", "Activity._pinned", "Shared._atimes",
     "Shared._without_capability", "Names._default_acls", "HotBoard._refusals",
+    "ReadingFilesystem._outdated",
 }  # fmt: skip
 
 

@@ -26,7 +26,7 @@ from memfs.moves.hydrating import hydrate
 from memfs.moves.packing import pack
 from memfs.moves.uploading import upload
 from memfs.stores.counts import Call, StoreCounts
-from memfs.types import PendingCode
+from memfs.types import READER, PendingCode
 from memfs_daemon.metrics import MetricsMethods
 from memfs_daemon.stalls import Stalls
 from memfs_daemon.status import Status
@@ -226,13 +226,16 @@ async def test_no_row_of_the_table_is_without_a_source(tmp_path: Path) -> None:
     latencies.note("open", 1)
     traffic.note_move(Level.COLD, Level.WARM, 1)
 
+    database = DatabaseReport(
+        "a", "postgresql://db", True, None, None, 1, 9, 0.5, 3, 4, {"lost": 1}
+    )
+    writer = REPORT._replace(
+        export=ExportReport(3600.0, 60.0, 9, 0, 0, False, None, None), database=database
+    )
+    reader = REPORT._replace(database=database._replace(role=READER, writer="b", lag_count=2))
+
     async def status() -> StatusReport:
-        return REPORT._replace(
-            export=ExportReport(3600.0, 60.0, 9, 0, 0, False, None, None),
-            database=DatabaseReport(
-                "a", "postgresql://db", True, None, None, 1, 9, 0.5, 3, 4, {"lost": 1}
-            ),
-        )
+        return writer
 
     methods = MetricsMethods(
         state.engine,
@@ -245,6 +248,6 @@ async def test_no_row_of_the_table_is_without_a_source(tmp_path: Path) -> None:
         SourceCounts(),
         latencies,
     )
-    samples = await methods.samples(await status())
+    samples = [*await methods.samples(writer), *await methods.samples(reader)]
     state.close()
     assert {sample.metric for sample in samples} == set(METRICS)

@@ -18,6 +18,7 @@ from rich.text import Text
 from memfs.control.report import COUNT_MAX
 from memfs.escaping import escape_text
 from memfs.sizes import format_count, format_duration, format_size
+from memfs.types import READER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -127,6 +128,9 @@ def _database_rows(database: DatabaseReport | None) -> Iterator[tuple[str, str]]
     if database is None:
         return
     told = f"{database.address}, node {database.node}"
+    if database.role == READER:
+        yield "names", told + _of_reader(database)
+        return
     if database.cut_off_s is not None:
         lasts = format_duration(database.cut_off_s)
         told += f"; does not answer for {lasts}, changes are refused: {database.reason}"
@@ -136,6 +140,17 @@ def _database_rows(database: DatabaseReport | None) -> Iterator[tuple[str, str]]
         count = format_count(database.unconfirmed_count, "change")
         told += f"; {count} in this node's journal alone"
     yield "names", told
+
+
+def _of_reader(database: DatabaseReport) -> str:
+    """Return how far a node is that reads."""
+    told = f", which reads what node {database.writer} writes"
+    if database.cut_off_s is not None:
+        lasts = format_duration(database.cut_off_s)
+        return f"{told}; does not know what that has changed for {lasts}: {database.reason}"
+    if database.lag_count:
+        return f"{told}; {format_count(database.lag_count, 'change')} behind"
+    return told
 
 
 def _export_note(export: ExportReport | None) -> str | None:

@@ -78,6 +78,10 @@ def _lines(placement: Placement) -> list[str]:
         lines.append(f"outlook  {why['outlook']}")
     if "names" in why:
         lines.append(f"names    {why['names']}")
+    if "content" in why:
+        lines.append(f"content  {why['content']}")
+    if "writer" in why:
+        lines.append(f"writer   {why['writer']}, what it changes is read here")
     if "hot" in why:
         lines.append(f"not hot  {why['hot']}")
     if "hot_tier" in why:

@@ -1,0 +1,284 @@
+"""The file system of a node that reads: another one writes the same mount.
+
+Names and attributes are answered from this node's own tables. A program that opens a file, lists a
+directory, or looks a name up in vain, waits for what was changed until then (`recency`). Bytes come
+from the object store, into raw files that are this node's cache.
+
+Invariant: nothing that nodes share is changed here. An open file goes on: its program reads the
+bytes that were there when it was opened, or newer ones.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Never
+
+import trio
+
+from memfs.content.invalidations import Aspect
+from memfs.content.opening import OpenMode
+from memfs.errors import CorruptDataError, StaleInodeError, StoreError, WrittenElsewhereError
+from memfs.filesystem.filesystem import Filesystem
+from memfs.waiting import leave
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from memfs.content.opening import Handle
+    from memfs.filesystem.operations import AttributeRequest, Caller
+    from memfs.filesystem.recency import Recency
+    from memfs.filesystem.replies import Entry, Opened
+    from memfs.filesystem.shared import Parts
+    from memfs.filesystem.small_files import Client, SmallContent
+    from memfs.metadata.records import DirectoryEntry, Inode
+    from memfs.stores.source import LocalFile
+    from memfs.types import InodeNo
+
+OPENINGS_MAX = 8
+"""An open begins anew so often while the file is rewritten elsewhere. Guess."""
+
+
+class ReadingFilesystem(Filesystem):
+    """Answers requests of a mount that another node writes.
+
+    Args:
+        parts: Those of the mount.
+        recency: Waits for what the other node has changed.
+    """
+
+    opens_directories = True
+
+    def __init__(self, parts: Parts, recency: Recency) -> None:
+        super().__init__(parts)
+        self._recency = recency
+        self._outdated: set[InodeNo] = set()
+        """Open files that have other bytes by now, or are gone."""
+        register = self.invalidations.register
+        # At once: pages are forgotten by a thread that may have to wait.
+        register(Aspect.CONTENT, self._kernel_cache.forget_attributes, lambda: None)
+        register(Aspect.CONTENT, self._note_outdated, lambda: None)
+        # A file that is pinned is fetched anew.
+        register(Aspect.CONTENT, self._activity.note_pin, lambda: None)
+
+    def _note_outdated(self, ino: InodeNo) -> None:
+        if self._open_table.is_open(ino):
+            self._outdated.add(ino)
+
+    # --- life ------------------------------------------------------------------------------------
+    async def recover(self) -> None:
+        """Nothing was left by an earlier daemon but raw files, which are a cache."""
+        await self._file_syncs.load_refusals()
+
+    async def finish_requests(self) -> bool:
+        """Nothing follows from reading; what objects tell is stored by who writes."""
+        if (sources := self._move_parts.sources) is not None:
+            sources.take_told()
+        return False
+
+    async def reap_left_over(self) -> None:
+        """The node that writes removes files without a name."""
+
+    # --- names -----------------------------------------------------------------------------------
+    async def lookup(
+        self, parent: InodeNo, name: bytes, caller: Caller | None = None
+    ) -> Entry | None:
+        """LOOKUP."""
+        entry = await super().lookup(parent, name, caller)
+        if entry is None:
+            await self._recency.see()
+            entry = await super().lookup(parent, name, caller)
+        if entry is not None and caller is not None:
+            self._recency.note_found(entry.inode.ino, caller)
+        return entry
+
+    async def open_directory(self, caller: Caller, ino: InodeNo) -> None:
+        """OPENDIR."""
+        await self._recency.see_named(ino, caller)
+
+    async def list_directory(
+        self, ino: InodeNo, after_cookie: int, limit: int
+    ) -> list[DirectoryEntry]:
+        """READDIR, READDIRPLUS; from its beginning a directory is listed as it is now."""
+        if not after_cookie:
+            await self._recency.see()
+        return await super().list_directory(ino, after_cookie, limit)
+
+    async def list_on_demand(self, ino: InodeNo) -> None:
+        """See that a directory of a source was listed by who writes.
+
+        Raises:
+            StoreError: It was not.
+        """
+        directory = await self._engine.get_directory(ino)
+        if directory is not None and not directory.listed_ns:
+            raise StoreError(
+                f"{os.fsdecode(directory.prefix) or '/'}: it is listed when somebody looks into it "
+                f"on node {self._recency.writer}: have it listed there"
+            )
+
+    # --- content ---------------------------------------------------------------------------------
+    async def open(
+        self, caller: Caller, ino: InodeNo, flags: int, kill_suidgid: bool = False
+    ) -> Opened:
+        """OPEN."""
+        if flags & (os.O_ACCMODE | os.O_TRUNC) != os.O_RDONLY:
+            raise self._recency.refusal()
+        await self._recency.see_named(ino, caller)
+        table = self._open_table
+        for attempt in range(1, OPENINGS_MAX + 1):
+            seen = await self._recency.wait_for_bytes(ino)
+            if not table.passthrough or table.has_mode(ino, OpenMode.CACHED):
+                await self._recency.forget_pages()
+            try:
+                return await super().open(caller, ino, flags, kill_suidgid)
+            except (CorruptDataError, StoreError):
+                now = await self._engine.get_inode(ino)
+                if now.generation == seen.generation or attempt == OPENINGS_MAX:
+                    raise
+        raise AssertionError("the last attempt returns or raises")
+
+    def _add_handle(
+        self, inode: Inode, *, writable: bool, reference: LocalFile | None = None
+    ) -> tuple[OpenMode, int, Handle]:
+        ino, table = inode.ino, self._open_table
+        if table.is_passed_elsewhere(ino, inode.raw):
+            raise WrittenElsewhereError(
+                f"inode {ino}: node {self._recency.writer} has rewritten it while a program here "
+                "has its former bytes open; it can be opened once that is closed"
+            )
+        mode, backing, handle = super()._add_handle(inode, writable=writable, reference=reference)
+        if mode == OpenMode.CACHED and inode.raw:
+            # It stays for what has it open, whatever becomes of its name.
+            table.read_fd(ino, inode.raw)
+        return mode, backing, handle
+
+    def release(self, ino: InodeNo, handle: Handle) -> None:
+        """RELEASE."""
+        super().release(ino, handle)
+        if ino in self._outdated and not self._open_table.is_open(ino):
+            self._outdated.discard(ino)
+            self._open_table.forget_raw(ino)
+
+    async def read(self, ino: InodeNo, handle: Handle, offset: int, size: int) -> bytes | bytearray:
+        """READ."""
+        try:
+            inode = await self._engine.get_inode(ino)
+            is_here = inode.raw or await self._recency.why_missing(inode) is None
+        except StaleInodeError:
+            is_here = False
+        if is_here:
+            return await super().read(ino, handle, offset, size)
+        fd = self._open_table.opened_fd(ino)
+        if fd < 0:
+            await self._recency.wait_for_bytes(ino)
+            return await super().read(ino, handle, offset, size)
+        await leave()
+        return await trio.to_thread.run_sync(os.pread, fd, size, offset, limiter=self._threads)
+
+    async def get_small(
+        self,
+        client: Client,
+        directory: InodeNo,
+        paths: Sequence[tuple[bytes, ...]],
+        xattr: bytes,
+    ) -> list[SmallContent | None]:
+        """See `SmallFiles.get_small`."""
+        await self._recency.see()
+        return await super().get_small(client, directory, paths, xattr)
+
+    # --- what would change something -------------------------------------------------------------
+    # The kernel refuses all of it on a mount that is read-only, as long as nobody makes it another.
+    async def create(
+        self, caller: Caller, parent: InodeNo, name: bytes, mode: int, flags: int
+    ) -> Never:
+        """CREATE."""
+        raise self._recency.refusal()
+
+    async def create_unnamed(self, caller: Caller, parent: InodeNo, mode: int, flags: int) -> Never:
+        """TMPFILE."""
+        raise self._recency.refusal()
+
+    async def make_node(
+        self, caller: Caller, parent: InodeNo, name: bytes, mode: int, rdev: int
+    ) -> Never:
+        """MKNOD."""
+        raise self._recency.refusal()
+
+    async def make_directory(
+        self, caller: Caller, parent: InodeNo, name: bytes, mode: int
+    ) -> Never:
+        """MKDIR."""
+        raise self._recency.refusal()
+
+    async def make_symlink(
+        self, caller: Caller, parent: InodeNo, name: bytes, target: bytes
+    ) -> Never:
+        """SYMLINK."""
+        raise self._recency.refusal()
+
+    async def link(self, ino: InodeNo, parent: InodeNo, name: bytes) -> Never:
+        """LINK."""
+        raise self._recency.refusal()
+
+    async def unlink(self, parent: InodeNo, name: bytes) -> Never:
+        """UNLINK."""
+        raise self._recency.refusal()
+
+    async def remove_directory(self, parent: InodeNo, name: bytes) -> Never:
+        """RMDIR."""
+        raise self._recency.refusal()
+
+    async def rename(
+        self, parent: InodeNo, name: bytes, new_parent: InodeNo, new_name: bytes, flags: int
+    ) -> Never:
+        """RENAME, RENAME2."""
+        raise self._recency.refusal()
+
+    async def set_attributes(
+        self, caller: Caller, ino: InodeNo, request: AttributeRequest
+    ) -> Never:
+        """SETATTR."""
+        raise self._recency.refusal()
+
+    async def set_xattr(
+        self, caller: Caller, ino: InodeNo, name: bytes, value: bytes, flags: int, kill_sgid: bool
+    ) -> Never:
+        """SETXATTR."""
+        raise self._recency.refusal()
+
+    async def remove_xattr(self, caller: Caller, ino: InodeNo, name: bytes) -> Never:
+        """REMOVEXATTR."""
+        raise self._recency.refusal()
+
+    async def write(
+        self,
+        caller: Caller,
+        ino: InodeNo,
+        handle: Handle,
+        offset: int,
+        data: memoryview,
+        kill_suidgid: bool = False,
+    ) -> Never:
+        """WRITE."""
+        raise self._recency.refusal()
+
+    async def allocate(self, ino: InodeNo, mode: int, offset: int, length: int) -> Never:
+        """FALLOCATE."""
+        raise self._recency.refusal()
+
+    async def copy_range(
+        self,
+        source: InodeNo,
+        source_offset: int,
+        target: InodeNo,
+        target_offset: int,
+        size: int,
+    ) -> Never:
+        """COPY_FILE_RANGE."""
+        raise self._recency.refusal()
+
+    async def fsync(self, caller: Caller, ino: InodeNo, data_only: bool) -> None:
+        """FSYNC; nothing was written here."""
+
+    async def fsync_directory(self, caller: Caller, ino: InodeNo) -> None:
+        """FSYNCDIR; likewise."""

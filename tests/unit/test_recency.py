@@ -1,0 +1,281 @@
+"""An answer has what another node has committed before a program asked."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import threading
+from typing import TYPE_CHECKING, cast
+
+import pytest
+import trio
+import trio.testing
+
+from memfs.content.invalidations import Invalidations
+from memfs.content.kernel_cache import KernelCache
+from memfs.errors import (
+    BehindError,
+    NotUploadedError,
+    StaleInodeError,
+    WrittenElsewhereError,
+)
+from memfs.filesystem.recency import GRACE_S, WRITTEN_WAIT_S, Recency
+from memfs.metadata.records import Inode, InodeFlags
+from memfs.metadata.shared.applying import Aspect, Effects
+from memfs.types import NO_BLOB, NO_RAW, ROOT_INODE, Generation, InodeNo, RawId
+from tests.unit.fakes.reader_log import LIMIT_S, StandInLog, Thread, taken
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from memfs.metadata.engine import Engine
+    from memfs.metadata.records import Form
+
+FILE, OTHER, DIRECTORY = InodeNo(10), InodeNo(11), InodeNo(12)
+
+
+class Tables:
+    """Has what is asked of the engine."""
+
+    def __init__(self) -> None:
+        self.inodes = {FILE: inode(FILE)}
+        self.forms: dict[InodeNo, list[object]] = {}
+
+    async def get_inode(self, ino: InodeNo) -> Inode:
+        if ino not in self.inodes:
+            raise StaleInodeError(f"inode {ino}")
+        return self.inodes[ino]
+
+    async def list_all_forms(self, found: Inode) -> list[Form]:
+        return cast("list[Form]", self.forms.get(found.ino, []))
+
+
+class Notices:
+    """A kernel that is slow to forget a name while `go_on` is not set."""
+
+    can_forget_all = True
+
+    def __init__(self) -> None:
+        self.told: list[tuple[object, ...]] = []
+        self.go_on = threading.Event()
+        self.go_on.set()
+
+    def forget_attributes(self, ino: InodeNo) -> None:
+        self.told.append(("attributes", ino))
+
+    def forget_pages(self, ino: InodeNo) -> None:
+        self.told.append(("pages", ino))
+
+    def forget_name(self, parent: InodeNo, name: bytes) -> None:
+        self.go_on.wait(30)
+        self.told.append(("name", parent, name))
+
+    def forget_removed(self, parent: InodeNo, name: bytes, ino: InodeNo) -> None:
+        self.told.append(("removed", parent, name, ino))
+
+    def forget_all(self) -> None:
+        self.told.append(("all",))
+
+
+def inode(ino: InodeNo, *, flags: int = 0, size: int = 0, raw: int = 0, nlink: int = 1) -> Inode:
+    return Inode(
+        ino, 0o100644, 0, 0, nlink, 0, size, 0, 0, 0, 0, 0, Generation(1), RawId(raw), NO_BLOB,
+        flags, 0, None, 0,
+    )  # fmt: skip
+
+
+class Node:
+    """A node that reads, without a file system."""
+
+    def __init__(self) -> None:
+        self.log = StandInLog()
+        self.tables = Tables()
+        self.kernel_cache = KernelCache()
+        self.recency = Recency(
+            self.log, cast("Engine", self.tables), Invalidations(self.kernel_cache)
+        )
+        self.log.tell = self.recency.tell
+
+    async def is_refused(self, ino: InodeNo = FILE, pid: int = 100) -> bool:
+        try:
+            await self.recency.see_named(ino, Thread(pid))
+        except StaleInodeError:
+            return True
+        return False
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.recency.run)
+            yield
+            nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+def node() -> Node:
+    return Node()
+
+
+async def test_what_was_committed_before_is_seen_and_refused_once(node: Node) -> None:
+    node.log.commit(taken(FILE))
+    assert await node.is_refused()
+    # The walk anew has asked for each name.
+    assert not await node.is_refused()
+    assert node.log.barrier_count == 2
+
+
+async def test_each_thread_walks_anew_by_itself(node: Node) -> None:
+    """Another one may have walked by the old names at the same time."""
+    node.log.commit(taken(FILE))
+    assert await node.is_refused(pid=1)
+    assert await node.is_refused(pid=2)
+    assert not await node.is_refused(pid=1)
+    assert not await node.is_refused(pid=2)
+
+
+async def test_a_walk_anew_is_not_refused_for_what_comes_meanwhile(node: Node) -> None:
+    """The kernel walks anew once; a program would see the second ESTALE."""
+    node.log.commit(taken(FILE))
+    assert await node.is_refused()
+    node.log.commit(taken(FILE))
+    assert not await node.is_refused()
+    node.log.commit(taken(FILE))
+    assert await node.is_refused()
+
+
+async def test_a_walk_anew_may_end_elsewhere(node: Node) -> None:
+    """At what it has looked up; another one has been walked to by old names."""
+    for found in (OTHER, DIRECTORY):
+        both = taken(FILE)
+        both.taken += taken(OTHER).taken
+        node.log.commit(both)
+        assert await node.is_refused(FILE)
+        node.recency.note_found(found, Thread())
+        assert await node.is_refused(OTHER) == (found == DIRECTORY)
+
+
+async def test_names_of_other_files_refuse_nobody_and_directories_all(node: Node) -> None:
+    node.log.commit(taken(OTHER))
+    assert not await node.is_refused()
+    node.log.commit(taken(DIRECTORY, is_directory=True))
+    assert await node.is_refused()
+
+
+async def test_the_grace_of_a_walk_under_way(
+    node: Node, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A beat has applied it, and the kernel has forgotten the name, but just now."""
+    async with node.running():
+        node.log.commit(taken(FILE))
+        node.log.apply()
+        await trio.testing.wait_all_tasks_blocked()
+        assert await node.is_refused(pid=1)
+        await trio.sleep(GRACE_S)
+        assert not await node.is_refused(pid=2)
+
+
+async def test_a_kernel_that_has_not_forgotten_may_walk_by_old_names(node: Node) -> None:
+    """However long that takes: it waits for a request in the directory."""
+    notices = Notices()
+    notices.go_on.clear()
+    with node.kernel_cache.told_by(notices):
+        async with node.running():
+            node.log.commit(taken(FILE))
+            node.log.apply()
+            await trio.sleep(2 * GRACE_S)
+            assert await node.is_refused()
+            notices.go_on.set()
+    assert ("name", ROOT_INODE, b"name") in notices.told
+
+
+async def test_attributes_are_forgotten_before_the_answer(node: Node) -> None:
+    notices = Notices()
+    notices.go_on.clear()
+    with node.kernel_cache.told_by(notices):
+        effects = taken(OTHER)
+        effects.note(FILE, Aspect.ATTRIBUTES)
+        node.log.commit(effects)
+        assert not await node.is_refused()
+        assert ("attributes", FILE) in notices.told
+        notices.go_on.set()
+
+
+async def test_a_database_that_does_not_answer(
+    node: Node, autojump_clock: trio.testing.MockClock
+) -> None:
+    node.log.answers = False
+    with pytest.raises(BehindError) as caught:
+        await node.recency.see_named(FILE, Thread())
+    assert caught.value.errno == errno.EIO
+
+
+# --- bytes ---------------------------------------------------------------------------------------
+async def test_bytes_that_are_there_are_not_waited_for(node: Node) -> None:
+    for found in (inode(FILE, size=0), inode(FILE, size=3, raw=4)):
+        node.tables.inodes[FILE] = found
+        assert await node.recency.wait_for_bytes(FILE) == found
+    node.tables.inodes[FILE] = inode(FILE, size=3, raw=NO_RAW)
+    node.tables.forms[FILE] = [object()]
+    assert (await node.recency.wait_for_bytes(FILE)).size == 3
+
+
+@pytest.mark.parametrize(
+    ("missing", "error", "code", "limit_s"),
+    [
+        (
+            inode(FILE, flags=InodeFlags.UNSEALED),
+            WrittenElsewhereError,
+            errno.EBUSY,
+            WRITTEN_WAIT_S,
+        ),
+        (inode(FILE, size=3), NotUploadedError, errno.EIO, LIMIT_S),
+    ],
+    ids=["being written", "not uploaded"],
+)
+async def test_bytes_that_do_not_come(
+    node: Node,
+    missing: Inode,
+    error: type[WrittenElsewhereError | NotUploadedError],
+    code: int,
+    limit_s: float,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    node.tables.inodes[FILE] = missing
+    begun_s = trio.current_time()
+    with pytest.raises(error, match="node first") as caught:
+        await node.recency.wait_for_bytes(FILE)
+    assert trio.current_time() - begun_s == pytest.approx(limit_s)
+    assert caught.value.errno == code
+    assert (await node.recency.why(missing))["content"] == str(caught.value)
+
+
+async def test_bytes_that_come_while_they_are_waited_for(
+    node: Node, autojump_clock: trio.testing.MockClock
+) -> None:
+    node.tables.inodes[FILE] = inode(FILE, flags=InodeFlags.UNSEALED)
+    found: list[Inode] = []
+
+    async def wait() -> None:
+        found.append(await node.recency.wait_for_bytes(FILE))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await trio.sleep(WRITTEN_WAIT_S / 2)
+        node.tables.inodes[FILE] = inode(FILE, size=3)
+        node.log.commit(Effects())
+        node.log.apply()
+        # No longer written: its upload is waited for.
+        await trio.sleep(WRITTEN_WAIT_S)
+        assert not found
+        node.tables.forms[FILE] = [object()]
+        node.log.commit(Effects())
+        node.log.apply()
+    assert found == [inode(FILE, size=3)]
+
+
+async def test_a_file_that_goes_before_its_bytes_come(
+    node: Node, autojump_clock: trio.testing.MockClock
+) -> None:
+    node.tables.inodes[FILE] = inode(FILE, size=3, nlink=0)
+    with pytest.raises(StaleInodeError):
+        await node.recency.wait_for_bytes(FILE)
