@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 import trio
 
-from memfs.content.sources import FILE_SYSTEM_OPTION, STORE_OPTION
+from memfs.content.sources import FILE_SYSTEM_OPTION, STORE_OPTION, count_rows
 from memfs.defects import as_failure
 from memfs.errors import (
     AlreadyExistsError,
@@ -184,15 +184,10 @@ class AdoptMethods:
 
         Objects that are new, and looks at them, come on top.
         """
-        page_count = await self._engine.count_objects(source.source) // PAGE_COUNT + 1
-        if not looked_only:
-            return page_count + 1
+        count = await count_rows(self._engine, source.source)
         # A directory that somebody has looked into takes a request at least, as the root does.
-        after = b""
-        while rows := await self._engine.list_directories(source.source, after, PAGE_COUNT):
-            page_count += sum(bool(row.listed_ns) for row in rows)
-            after = rows[-1].prefix
-        return page_count + 1
+        list_count = max(1, count.listed_count) if looked_only else 1
+        return count.object_count // PAGE_COUNT + list_count + 1
 
     def _wait_for_quota(self, source: Source, now_ns: int, error: QuotaSpentError) -> None:
         """Have a source wait for its requests; not for ever: the quota may be raised."""
@@ -305,7 +300,7 @@ class AdoptMethods:
             InvalidValueError: Files, or snapshots, have nothing but its objects.
         """
         source = await self._source_at(os.fsencode(path))
-        count = await self._engine.count_objects(source.source)
+        count = (await count_rows(self._engine, source.source)).object_count
         async with self._alone(source), self._engine.change():
             await self._drop_rows(source)
             await self._engine.remove_source(source.source)
@@ -548,6 +543,7 @@ class AdoptMethods:
             path = os.fsdecode(await self._engine.get_path(source.root))
         except StaleInodeError:
             path = ""
+        count = await count_rows(self._engine, source.source)
         return {
             "source": source.source,
             "url": source.url,
@@ -555,8 +551,8 @@ class AdoptMethods:
             "watch_s": source.watch_s,
             "deleted": source.deleted.value,
             "listed_ns": source.listed_ns,
-            "object_count": await self._engine.count_objects(source.source),
-            "unlisted_count": await self._engine.count_unlisted(source.source),
+            "object_count": count.object_count,
+            "unlisted_count": count.unlisted_count,
             "problem": source.problem,
             "waits": sources_of(self._parts).waiting.get(source.source, ""),
         }

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from memfs.content.sources import count_rows
 from memfs.errors import ListingOrderError, MemfsError, NotFoundError, StaleInodeError
 from memfs.filesystem.foreign_changes import Likeness, NewObject, is_same
 from memfs.filesystem.object_names import names_of_key
@@ -413,7 +414,7 @@ class Refresh:
         if self._returned:
             async with engine.change():
                 await engine.clear_gone(source.source, self._returned)
-        total = await engine.count_objects(source.source)
+        total = (await count_rows(engine, source.source)).object_count
         removes = source.deleted is WhenGone.REMOVE
         if (
             removes

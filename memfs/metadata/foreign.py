@@ -63,6 +63,17 @@ class Source(NamedTuple):
     """A JSON object of the caller's; names of credentials, and no secrets."""
 
 
+class SourceCounts(NamedTuple):
+    """How much of a source is known."""
+
+    object_count: int
+    """Objects that listings compare with a file."""
+    listed_count: int
+    """Directories of a source that is adopted lazily into which somebody has looked."""
+    unlisted_count: int
+    """Those that nobody has looked into."""
+
+
 class ForeignObject(NamedTuple):
     """An object that a file was made of."""
 
@@ -200,10 +211,6 @@ class Foreign(Changes, Protocol):
         """
         ...
 
-    async def count_objects(self, source: SourceId) -> int:
-        """Return how many objects of a source are current."""
-        ...
-
     async def put_object(self, foreign: ForeignObject) -> bool:
         """Store what is known of an object; False if the inode has no object of the same etag.
 
@@ -256,16 +263,25 @@ class Foreign(Changes, Protocol):
         """Return directories with a prefix behind `after`, in order; that of `b""` is left out."""
         ...
 
-    async def count_unlisted(self, source: SourceId) -> int:
-        """Return how many directories of a source nobody has looked into."""
-        ...
-
     async def set_listed(self, ino: InodeNo, listed_ns: int) -> None:
         """Store when a directory was listed to its end; nothing, if it stands for no prefix."""
         ...
 
     async def forget_directories(self, source: SourceId) -> None:
         """All of a source was listed: no directory of it waits for that any more."""
+        ...
+
+    # --- how many there are -----------------------------------------------------------------------
+    async def count_source(self, source: SourceId, limit: int) -> SourceCounts | None:
+        """Return how many rows a source has; after the first time that takes no longer than one.
+
+        Args:
+            source: One that is there.
+            limit: Rows to be looked at by this call, above 0.
+
+        Returns:
+            None while there are more to look at: call it again. Changes in between are counted.
+        """
         ...
 
     # --- what was removed here --------------------------------------------------------------------

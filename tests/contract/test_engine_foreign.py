@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
 import sqlite3
 import stat
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 
+from memfs.content import sources
 from memfs.errors import AlreadyExistsError, InvalidValueError, NotFoundError, UsageError
 from memfs.metadata.foreign import (
     AdoptedFile,
@@ -15,6 +18,7 @@ from memfs.metadata.foreign import (
     ForeignDirectory,
     ForeignObject,
     Source,
+    SourceCounts,
     WhenGone,
 )
 from memfs.metadata.records import NewInode
@@ -128,7 +132,7 @@ async def test_names_that_are_taken_and_keys_that_are_known_are_left_alone(engin
     assert [each.key for each in await engine.list_objects(source, b"", 10)] == [b"a", b"b"]
     assert [each.key for each in await engine.list_objects(source, b"a", 10)] == [b"b"]
     assert [each.key for each in await engine.list_objects(source, b"", 10, b"a")] == [b"a"]
-    assert await engine.count_objects(source) == 2
+    assert await counted(engine, source) == (2, 0, 0)
 
 
 async def test_a_removed_directory_takes_no_files(engine: Engine) -> None:
@@ -309,7 +313,7 @@ async def test_a_change_that_is_undone_leaves_no_object(engine: Engine) -> None:
     with pytest.raises(ZeroDivisionError):
         await fail()
     assert await engine.get_object(made[0].ino) is None
-    assert await engine.count_objects(source) == 0
+    assert await counted(engine, source) == (0, 0, 0)
 
 
 async def test_a_directory_stands_for_one_prefix_until_it_loses_its_name(engine: Engine) -> None:
@@ -325,9 +329,9 @@ async def test_a_directory_stands_for_one_prefix_until_it_loses_its_name(engine:
     assert await engine.get_directory(first.ino) == row
     assert await engine.find_directory(source, b"e/") == (second.ino, source, b"e/", 0)
     assert await engine.find_directory(source, b"f/") is None
-    assert await engine.count_unlisted(source) == 2
+    assert await counted(engine, source) == (0, 0, 2)
     await engine.set_listed(first.ino, 7)
-    assert await engine.count_unlisted(source) == 1
+    assert await counted(engine, source) == (0, 1, 1)
     listed = await engine.list_directories(source, b"", 10)
     assert [(each.prefix, each.listed_ns) for each in listed] == [(b"d/", 7), (b"e/", 0)]
     assert await engine.list_directories(source, b"d/", 10) == listed[1:]
@@ -377,3 +381,136 @@ def engine_format(site: SqliteSite) -> int:
         (number,) = connection.execute("pragma user_version").fetchone()
     connection.close()
     return int(number)
+
+
+# --- how many there are --------------------------------------------------------------------------
+async def counted(engine: Engine, source: SourceId, limit: int = 1000) -> SourceCounts:
+    while (counts := await engine.count_source(source, limit)) is None:
+        pass
+    return counts
+
+
+async def present_counts(engine: Engine, source: SourceId) -> SourceCounts:
+    """Return how many rows there are, by looking at each."""
+    objects = await engine.list_objects(source, b"", 1000)
+    found = [await engine.find_directory(source, b"")]
+    rows = [row for row in found if row] + await engine.list_directories(source, b"", 1000)
+    listed = sum(bool(row.listed_ns) for row in rows)
+    return SourceCounts(len(objects), listed, len(rows) - listed)
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_rows_of_sources_are_counted_in_steps_while_they_change(
+    engine: Engine, seed: int
+) -> None:
+    rng = random.Random(seed)
+    source, other = (await add_source(engine)).source, (await add_source(engine)).source
+    files: dict[bytes, Inode] = {}
+    directories: dict[bytes, InodeNo] = {}
+
+    async def adopt_one() -> None:
+        key = b"k%03d" % rng.randrange(200)
+        if key not in files:
+            await engine.clear_gone(source, [key])
+            files[key] = await adopt(engine, source, key)
+
+    async def remove_one() -> None:
+        if files:
+            key = rng.choice(sorted(files))
+            inode = files.pop(key)
+            await engine.unlink(ROOT_INODE, key, NOW_NS)
+            await engine.reap([inode.ino])
+
+    async def change_one() -> None:
+        if files:
+            foreign = await engine.get_object(files[rng.choice(sorted(files))].ino)
+            assert foreign is not None
+            assert await engine.put_object(foreign._replace(checked_ns=NOW_NS + 1))
+
+    async def forget_one() -> None:
+        """It is written, and then of no source any more."""
+        if files:
+            key = rng.choice(sorted(files))
+            await rewrite(engine, files[key])
+            assert await engine.detach_object(files[key].ino)
+            await engine.unlink(ROOT_INODE, key, NOW_NS)
+            del files[key]
+
+    async def make_one_directory() -> None:
+        prefix = b"" if not directories else b"d%03d/" % rng.randrange(50)
+        if prefix not in directories:
+            made = await make_directory(engine, b"d" + (prefix.rstrip(b"/") or b"root"))
+            row = ForeignDirectory(made.ino, source, prefix, rng.randrange(2))
+            assert await engine.add_directory(row)
+            directories[prefix] = made.ino
+
+    async def list_one() -> None:
+        if directories:
+            await engine.set_listed(directories[rng.choice(sorted(directories))], NOW_NS)
+
+    async def remove_one_directory() -> None:
+        if directories:
+            prefix = rng.choice(sorted(directories))
+            del directories[prefix]
+            await engine.rmdir(ROOT_INODE, b"d" + (prefix.rstrip(b"/") or b"root"), NOW_NS)
+
+    async def fail() -> None:
+        async with engine.change():
+            await adopt(engine, source, b"undone")
+            raise ZeroDivisionError
+
+    async def undo_one() -> None:
+        with pytest.raises(ZeroDivisionError):
+            await fail()
+
+    async def step() -> None:
+        await engine.count_source(source, 3)
+
+    steps = [adopt_one, adopt_one, remove_one, change_one, forget_one, undo_one, step, step, step]
+    steps += [make_one_directory, make_one_directory, list_one, remove_one_directory]
+    for _ in range(60):
+        for _ in range(10):
+            await rng.choice(steps)()
+        assert await counted(engine, source, 3) == await present_counts(engine, source)
+        if rng.randrange(8) == 0:
+            await undo_one()
+    assert await counted(engine, other) == (0, 0, 0)
+    await engine.forget_directories(source)
+    assert (await counted(engine, source))[1:] == (0, 0)
+
+
+async def test_what_was_counted_once_is_not_counted_again(
+    engine_site: SqliteSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engine_site.engine
+    source = (await add_source(engine)).source
+    for number in range(20):
+        await adopt(engine, source, b"%d" % number)
+    assert await engine.count_source(source, 10) is None
+    assert await counted(engine, source, 10) == (20, 0, 0)
+    asked: list[str] = []
+    monkeypatch.setattr(engine_site._sqlite, "_rows", lambda text, *_: asked.append(text) or [])
+    assert await engine.count_source(source, 10) == (20, 0, 0)
+    assert asked == []
+
+
+async def test_other_tasks_go_on_while_a_source_is_counted(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "ROWS_A_STEP", 5)
+    source = (await add_source(engine)).source
+    for number in range(20):
+        await adopt(engine, source, b"%d" % number)
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(others)
+        assert await sources.count_rows(engine, source) == (20, 0, 0)
+        nursery.cancel_scope.cancel()
+    assert turns >= 3

@@ -95,7 +95,9 @@ def expected(bucket: Bucket) -> dict[str, bytes]:
 
 def unlisted_count(world: World) -> int:
     [source] = world.run(world.engine.list_sources())
-    return world.run(world.engine.count_unlisted(source.source))
+    counts = world.run(world.engine.count_source(source.source, 1000))
+    assert counts is not None
+    return counts.unlisted_count
 
 
 def test_each_directory_is_listed_when_somebody_looks_into_it() -> None:

@@ -14,6 +14,7 @@ from memfs.metadata.foreign import (
     ForeignDirectory,
     ForeignObject,
     Source,
+    SourceCounts,
     WhenGone,
 )
 from memfs.metadata.records import Inode
@@ -26,6 +27,7 @@ from memfs.metadata.sqlite.held import Held
 from memfs.metadata.sqlite.namespace import check_new_name
 from memfs.metadata.sqlite.rows import INODE_COUNT, LOGICAL_BYTES, is_regular
 from memfs.metadata.sqlite.schema import TOTALS_END
+from memfs.metadata.sqlite.source_tallies import LISTED, UNLISTED, Tally
 from memfs.metadata.sqlite.statements import (
     DELETE_GONE,
     DELETE_OBJECT,
@@ -77,7 +79,17 @@ _IS_SHOWN_STANDING = """
     select 1 from foreign_object as o join inode_was as w
         on w.ino = o.ino and w.generation = o.generation where o.ino = ?
 """
-_COUNT_OBJECTS = "select count(*) from foreign_object where source = ? and current = 1"
+# Rows from a key on, at most so many, and the last key among them.
+_COUNT_OBJECTS = """
+    select count(*), 0, max(key) from (
+        select key from foreign_object where source = ? and key >= ? and current = 1
+        order by key limit ?)
+"""
+_COUNT_DIRECTORIES = """
+    select coalesce(sum(listed_ns <> 0), 0), coalesce(sum(listed_ns = 0), 0), max(prefix) from (
+        select prefix, listed_ns from foreign_directory where source = ? and prefix >= ?
+        order by prefix limit ?)
+"""
 _LIST_GONE = "select key from foreign_gone where source = ? and key > ? order by key limit ?"
 _SELECT_DIRECTORY = f"select {DIRECTORY_COLUMNS} from foreign_directory where ino = ?"
 _FIND_DIRECTORY = (
@@ -87,7 +99,6 @@ _LIST_DIRECTORIES = (
     f"select {DIRECTORY_COLUMNS} from foreign_directory where source = ? and prefix > ?"
     " order by prefix limit ?"
 )
-_COUNT_UNLISTED = "select count(*) from foreign_directory where source = ? and listed_ns = 0"
 _FIRST_GENERATION = Generation(1)
 _CONFLICTS = {each.value: each for each in Conflict}
 _KEYS_A_QUERY = 250
@@ -147,6 +158,7 @@ class Foreign(Held):
         self._write(FORGET_GONE, (source,))
         self._write(FORGET_DIRECTORIES, (source,))
         self._cache.has_directories = None
+        self._cache.tallies.forget(source)
         self._write(DELETE_SOURCE, (source,))
         if self._row("select 1 from source limit 1") is None:
             self._write(UNMARK_FOREIGN, ())
@@ -218,6 +230,14 @@ class Foreign(Held):
     def _insert_object(self, foreign: ForeignObject) -> None:
         self._write(INSERT_OBJECT, _row_of(foreign))
         self._cache.has_objects = True
+        if foreign.current:
+            self._cache.tallies.note_object(foreign.source, foreign.key, 1)
+
+    def _delete_object(self, row: Row) -> None:
+        foreign = _object_of(row)
+        self._write(DELETE_OBJECT, (foreign.ino,))
+        if foreign.current:
+            self._cache.tallies.note_object(foreign.source, foreign.key, -1)
 
     def _check_only(self, foreign: ForeignObject) -> None:
         """See that no other file is current for the key of an object that is to be."""
@@ -233,8 +253,8 @@ class Foreign(Held):
         if foreign.generation and self._find_sealed(foreign.ino, foreign.generation) is None:
             return False
         self._check_only(foreign)
-        if self._row(_SELECT_OBJECT, (foreign.ino,)) is not None:
-            self._write(DELETE_OBJECT, (foreign.ino,))
+        if (row := self._row(_SELECT_OBJECT, (foreign.ino,))) is not None:
+            self._delete_object(row)
         self._insert_object(foreign)
         return True
 
@@ -255,17 +275,13 @@ class Foreign(Held):
             rows = self._rows(_LIST_OBJECTS_UNTIL, (source, after, until, limit))
         return [_object_of(row) for row in rows]
 
-    async def count_objects(self, source: SourceId) -> int:
-        ((count,),) = self._rows(_COUNT_OBJECTS, (source,))
-        return int(count)
-
     async def put_object(self, foreign: ForeignObject) -> bool:
         self._begin_change(grows=True)
         row = self._row(_SELECT_OBJECT, (foreign.ino,))
         if row is None or _object_of(row).etag != foreign.etag:
             return False
         self._check_only(foreign)
-        self._write(DELETE_OBJECT, (foreign.ino,))
+        self._delete_object(row)
         self._insert_object(foreign)
         return True
 
@@ -276,7 +292,8 @@ class Foreign(Held):
             return False
         if self._row(_IS_SHOWN_STANDING, (ino,)) is not None:
             return False
-        self._write(DELETE_OBJECT, (ino,))
+        if (row := self._row(_SELECT_OBJECT, (ino,))) is not None:
+            self._delete_object(row)
         return True
 
     async def list_all_forms(self, inode: Inode) -> list[Form]:
@@ -299,6 +316,7 @@ class Foreign(Held):
             return False
         self._write(INSERT_DIRECTORY, directory[:])
         self._cache.has_directories = True
+        self._note_directory(directory, 1)
         return True
 
     async def get_directory(self, ino: InodeNo) -> ForeignDirectory | None:
@@ -315,18 +333,40 @@ class Foreign(Held):
         rows = self._rows(_LIST_DIRECTORIES, (source, after, limit))
         return [ForeignDirectory._make(row) for row in rows]
 
-    async def count_unlisted(self, source: SourceId) -> int:
-        ((count,),) = self._rows(_COUNT_UNLISTED, (source,))
-        return int(count)
-
     async def set_listed(self, ino: InodeNo, listed_ns: int) -> None:
         self._begin_change()
+        row = self._row(_SELECT_DIRECTORY, (ino,))
+        if row is None:
+            return
         self._write(SET_LISTED, (listed_ns, ino))
+        directory = ForeignDirectory._make(row)
+        self._note_directory(directory, -1)
+        self._note_directory(directory._replace(listed_ns=listed_ns), 1)
+
+    def _note_directory(self, directory: ForeignDirectory, change: int) -> None:
+        place = LISTED if directory.listed_ns else UNLISTED
+        self._cache.tallies.note_directory(directory.source, directory.prefix, place, change)
 
     async def forget_directories(self, source: SourceId) -> None:
         self._begin_change()
         self._write(FORGET_DIRECTORIES, (source,))
         self._cache.has_directories = None
+        self._cache.tallies.directories.pop(source, None)
+
+    # --- how many there are ----------------------------------------------------------------------
+    async def count_source(self, source: SourceId, limit: int) -> SourceCounts | None:
+        tallies = self._cache.tallies
+        objects = tallies.objects.setdefault(source, Tally())
+        directories = tallies.directories.setdefault(source, Tally())
+        for tally, text in ((objects, _COUNT_OBJECTS), (directories, _COUNT_DIRECTORIES)):
+            if tally.begin is not None:
+                ((first, second, last),) = self._rows(text, (source, tally.begin, limit))
+                tally.advance(first, second, last, ends=first + second < limit)
+            if tally.begin is not None:
+                return None
+        return SourceCounts(
+            objects.counts[0], directories.counts[LISTED], directories.counts[UNLISTED]
+        )
 
     # --- what was removed here -------------------------------------------------------------------
     async def list_gone(self, source: SourceId, after: bytes, limit: int) -> list[bytes]:

@@ -60,7 +60,6 @@ TABLES: tuple[str, ...] = (
     ) strict
     """,
     "create unique index if not exists foreign_prefix on foreign_directory (source, prefix)",
-    "create index if not exists foreign_unlisted on foreign_directory (source) where listed_ns = 0",
 )
 """Made at each opening where they are missing."""
 

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from memfs.bounded import BoundedDict
+from memfs.metadata.sqlite.source_tallies import Tallies
 
 if TYPE_CHECKING:
     from memfs.metadata.records import Inode
@@ -39,6 +40,8 @@ class InodeCache:
         """An inode, or a snapshot, may have a foreign object; None: not looked yet."""
         self.has_directories: bool | None = None
         """A directory may stand for a prefix of a source; None: not looked yet."""
+        self.tallies = Tallies({}, {})
+        """How many objects and directories sources have, as far as that was counted."""
         self.touched: set[int | tuple[int, bytes]] = set()
         """Inodes, and xattrs by inode and name, that the newest snapshot knows as they were: by an
         undo row, or since they are younger. All are such where no snapshot is."""
@@ -59,6 +62,7 @@ class InodeCache:
         self.kept_raw = None
         self.has_objects = None
         self.has_directories = None
+        self.tallies.clear()
         self.may_be_marked = None
         self.forget_snapshots()
 

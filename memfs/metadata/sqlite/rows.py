@@ -123,7 +123,7 @@ SELECT_INODE = f"select {INODE_COLUMNS} from inode where ino = ?"
 _SELECT_ADOPTED = "select 1 from form where owned = 0 and store = ? and key = ?"
 SELECT_STANDING = "select 1 from foreign_object where ino = ? and generation = ?"
 _SELECT_CURRENT = "select source, key from foreign_object where ino = ? and current = 1"
-_SELECT_PREFIX = "select source, prefix from foreign_directory where ino = ?"
+_SELECT_PREFIX = "select source, prefix, listed_ns = 0 from foreign_directory where ino = ?"
 SELECT_FORM = f"select {FORM_COLUMNS} from form where blob = ? and kind = ?"
 SELECT_FORMS = f"select {FORM_COLUMNS} from form where blob = ? order by kind"
 
@@ -478,6 +478,7 @@ class Rows:
         if row is not None:
             self._write(PUT_GONE, row)
             self._write(RETIRE_OBJECT, (inode.ino,))
+            self._cache.tallies.note_object(*row, -1)
 
     def _has_directories(self) -> bool:
         """Tell whether any directory may stand for a prefix: most states have no such row."""
@@ -493,8 +494,9 @@ class Rows:
             return
         row = self._row(_SELECT_PREFIX, (ino,))
         if row is not None:
-            self._write(PUT_GONE, row)
+            self._write(PUT_GONE, row[:2])
             self._write(DELETE_DIRECTORY, (ino,))
+            self._cache.tallies.note_directory(*row, -1)
 
     # --- undo rows -------------------------------------------------------------------------------
     # Each comes before the change of its row, in the same change of the engine.
