@@ -2,8 +2,9 @@
 
 1. The record gets a new token and names no generation (`publishing.recorded`). *Killed from here
    on*: the next attempt knows the object by its etag, or by the token if it was sent; where the
-   place keeps no tokens, by the digest. *Lost with the disk*: a state that is made of an export
-   knows by the token what its former life has sent (`publish_tokens`).
+   place keeps no tokens, or others can change bytes and leave the token, by the digest. *Lost with
+   the disk*: a state that is made of an export knows by the token what its former life has sent
+   (`publish_tokens`), in a directory by the token and the digest beside it.
 2. An upload that would leave something behind there is recorded by its name (`publishing.begun`).
    *Killed from here on*: the next look ends it.
 3. The bytes go there from where they are: nothing is copied on the disk. Before the object appears
@@ -246,7 +247,7 @@ class Publication:
         except ObjectTakenError:
             # Since the look, or since a life before.
             found = await self._store.find(key)
-            if found is None or not await self._is_of_former_life(found, known):
+            if found is None or not await self._is_of_former_life(key, found, known):
                 raise
             await self._store.delete_if(key, found.etag)
 
@@ -256,19 +257,24 @@ class Publication:
             return False
         return (await sender_of(self._parts.engine)).inherits(known.token)
 
-    async def _is_of_former_life(self, found: PublicObject, known: PublishedObject | None) -> bool:
+    async def _is_of_former_life(
+        self, key: str, found: PublicObject, known: PublishedObject | None
+    ) -> bool:
         """Return whether an object was sent by this state before it was imported, after the export.
 
         Args:
+            key: That of the object.
             found: The object, which is not as it is recorded.
             known: What is recorded, before it is sent anew.
         """
-        if self._parts.source is not None or not self._store.is_replaced_whole or not found.token:
+        if self._parts.source is not None or not found.token:
             return False
         # That of the record is of an object that had another etag.
         if known is not None and found.token == known.token:
             return False
-        return (await sender_of(self._parts.engine)).had_sent(found.token)
+        if not (await sender_of(self._parts.engine)).had_sent(found.token):
+            return False
+        return self._store.is_replaced_whole or await self._has_digest(key, found, found.digest)
 
     def _open(self, inode: Inode) -> Opened:
         """Open a file for `Sent`, in a worker thread."""
@@ -393,7 +399,7 @@ class Publication:
             is_ours = False
         else:
             is_ours = await self._is_ours(key, found, known)
-        if is_ours or await self._is_of_former_life(found, known):
+        if is_ours or await self._is_of_former_life(key, found, known):
             return found.etag
         if is_inherited and found.etag == known.etag:
             # Else the author of an export in clear could have any object replaced.
@@ -402,9 +408,15 @@ class Publication:
 
     async def _is_ours(self, key: str, found: PublicObject, known: PublishedObject) -> bool:
         """Return whether an object is the one that was sent last."""
-        if found.token is not None or not known.digest or found.size != known.size:
+        if found.token is not None and (
+            found.token != known.token or self._store.is_replaced_whole
+        ):
             return found.token == known.token
-        return await self._digest(key, found) == known.digest
+        return found.size == known.size and await self._has_digest(key, found, known.digest)
+
+    async def _has_digest(self, key: str, found: PublicObject, digest: bytes) -> bool:
+        """Return whether an object has the bytes of a digest; empty: it is not known."""
+        return bool(digest) and await self._digest(key, found) == digest
 
     async def _put(
         self,
@@ -462,7 +474,7 @@ class Publication:
                 if await self._is_ours(key, found, record):
                     # Its answer was lost, and the client has sent it again.
                     return record._replace(etag=found.etag)
-                if is_superseded or not await self._is_of_former_life(found, known):
+                if is_superseded or not await self._is_of_former_life(key, found, known):
                     return None
                 # Once: what changes meanwhile belongs to somebody who lives.
                 is_superseded, former = True, found.etag

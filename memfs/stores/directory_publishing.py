@@ -17,6 +17,7 @@ import stat as statmode
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import trio
+from blake3 import blake3
 
 from memfs.errors import (
     InvalidValueError,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _TOKEN_XATTR = f"user.{TOKEN_NAME}"
+_DIGEST_XATTR = "user.memfs-digest"
 _PREFIX = ".memfs-new-"
 _KEY_BYTES_MAX = 3000
 """PATH_MAX is 4096, with the path of the directory."""
@@ -195,8 +197,10 @@ class DirectoryPublicStore:
         fd = os.open(temporary.name, flags, 0o600, dir_fd=place.directory_fd)
         try:
             try:
-                is_marked = _mark(fd, attributes.token)
-                _write(fd, source, progress)
+                is_marked = _mark(fd, _TOKEN_XATTR, attributes.token)
+                digest = _write(fd, source, progress)
+                if is_marked:
+                    _mark(fd, _DIGEST_XATTR, digest)
                 _set_attributes(fd, attributes)
                 os.fsync(fd)
                 # Nobody waits any more: the file would come late.
@@ -294,16 +298,20 @@ class DirectoryPublicStore:
         return ObjectTakenError(f"{self.url}/{key}: changed by someone else; it stays as it is")
 
 
-def _write(fd: int, source: ByteSource, progress: TransferProgress) -> None:
+def _write(fd: int, source: ByteSource, progress: TransferProgress) -> str:
+    """Write all bytes; returns their digest."""
     synced_bytes = done_bytes = 0
+    hasher = blake3()
     while data := source.read():
         write_all(fd, data)
+        hasher.update(data)
         done_bytes += len(data)
         if done_bytes - synced_bytes >= COPY_STEP_BYTES:
             # Synced as it grows: one fsync of gigabytes at the end would look stalled.
             os.fdatasync(fd)
             synced_bytes = done_bytes
         progress.beat()
+    return hasher.hexdigest()
 
 
 def _set_attributes(fd: int, attributes: PublicAttributes) -> None:
@@ -313,10 +321,10 @@ def _set_attributes(fd: int, attributes: PublicAttributes) -> None:
     os.utime(fd, ns=(attributes.mtime_ns, attributes.mtime_ns))
 
 
-def _mark(fd: int, token: str) -> bool:
-    """Write the token to a file; returns whether the file system keeps it."""
+def _mark(fd: int, name: str, value: str) -> bool:
+    """Write an xattr to a file; returns whether the file system keeps it."""
     try:
-        os.setxattr(fd, _TOKEN_XATTR, token.encode())
+        os.setxattr(fd, name, value.encode())
     except OSError as error:
         if error.errno != errno.EOPNOTSUPP:
             raise
@@ -332,16 +340,27 @@ def _look(place: _Name) -> PublicObject:
     fd = open_beneath(place.directory_fd, place.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         status = os.fstat(fd)
-        token: str | None
-        try:
-            token = os.getxattr(fd, _TOKEN_XATTR).decode(errors="replace")
-        except OSError as error:
-            if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP):
-                raise
-            token = "" if error.errno == errno.ENODATA else None
+        token, digest = _told(fd, _TOKEN_XATTR), _told(fd, _DIGEST_XATTR)
     finally:
         os.close(fd)
-    return PublicObject(_etag_of(status), status.st_size, token)
+    return PublicObject(_etag_of(status), status.st_size, token, _digest_of(digest or ""))
+
+
+def _told(fd: int, name: str) -> str | None:
+    """Return an xattr; empty: there is none; None: the file system keeps none."""
+    try:
+        return os.getxattr(fd, name).decode(errors="replace")
+    except OSError as error:
+        if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP):
+            raise
+        return "" if error.errno == errno.ENODATA else None
+
+
+def _digest_of(text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        return b""
 
 
 def _etag_of(status: os.stat_result) -> str:

@@ -36,6 +36,9 @@ class PublicObject(NamedTuple):
     size: int
     token: str | None
     """In its metadata; empty: it has no such metadata; None: such a store keeps no metadata."""
+    digest: bytes = b""
+    """BLAKE3-256 of the bytes that were sent with that token, where others can change the bytes and
+    leave the token there; empty: it has none."""
 
 
 class PublicAttributes(NamedTuple):

@@ -58,7 +58,7 @@ from memfs.stores.publishing import (
 from memfs.stores.remote import open_public_store
 from memfs.stores.s3_publishing import S3PublicStore
 from memfs.stores.store import PART_BYTES
-from memfs.types import ROOT_INODE, InodeNo
+from memfs.types import ROOT_INODE, Generation, InodeNo
 from memfs_tools.published_lines import write_lines
 from tests.moving import SMALL_FRAMES, State, compressible
 from tests.servers.process import READY
@@ -301,6 +301,32 @@ async def test_a_store_without_conditions_needs_a_permission(tmp_path: Path) -> 
     assert fsspec.filesystem("memory").ls(f"/{tmp_path.name}", detail=False) == [
         f"/{tmp_path.name}/a"
     ]
+    await place.aclose()
+    state.close()
+
+
+async def test_what_was_written_into_a_file_after_a_cut_off_attempt_stays(tmp_path: Path) -> None:
+    """Its token is there still, and the bytes are others."""
+    there = tmp_path / "there"
+    there.mkdir()
+    state = State(tmp_path / "state", SMALL_FRAMES)
+    store = DirectoryPublicStore(there, TIMEOUT_S, 4)
+    place = Publication(state.parts, store, store.url)
+    ino = await state.create("a", CONTENT)
+    for is_theirs in (False, True):
+        await place.publish(ino, "a")
+        known = await state.engine.get_published(place.url_of("a"))
+        assert known is not None
+        # A kill after the file has appeared, and before that was recorded.
+        async with state.engine.change():
+            await state.engine.put_published(known._replace(etag="", generation=Generation(0)))
+        if is_theirs:
+            with (there / "a").open("r+b") as file:
+                file.write(b"T")
+        await state.rewrite(ino, b"ours" * 100)
+        expected = PublishProblem.TAKEN if is_theirs else PublishProblem.NONE
+        assert (await place.publish(ino, "a"))[1] == expected
+    assert (there / "a").read_bytes() == b"T" + (b"ours" * 100)[1:]
     await place.aclose()
     state.close()
 

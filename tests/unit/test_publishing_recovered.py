@@ -29,6 +29,7 @@ from memfs.moves.publishing import Publication
 from memfs.moves.uploading import upload
 from memfs.placement.quotas import Quotas
 from memfs.policy.marks import PUBLISH_XATTR
+from memfs.stores.directory_publishing import DirectoryPublicStore
 from memfs.stores.s3_publishing import S3PublicStore
 from memfs.types import ROOT_INODE, Generation, InodeNo
 from tests.contract.engine.asking import ask, build
@@ -203,6 +204,51 @@ async def test_a_recovered_mount_goes_on_publishing(tmp_path: Path, bucket: Buck
         told = (await bucket.methods(world).published(bucket.url))["objects"]
         problems = {each["key"]: each["problem"] for each in told if each["problem"]}
         assert problems == {"theirs": PublishProblem.TAKEN}
+
+
+async def test_a_recovered_mount_knows_its_files_in_a_directory(tmp_path: Path) -> None:
+    """By the digest beside the token: a program that writes into one of them leaves the token."""
+    there = tmp_path / "there"
+    there.mkdir()
+    url = f"file://{there}"
+
+    def place_in(world: World) -> Publication:
+        return Publication(world.state.parts, DirectoryPublicStore(there, TIMEOUT_S, 4), url)
+
+    async with mounted(open_world(tmp_path)) as world:
+        place = place_in(world)
+        inos = {name: await world.state.create(name, CONTENT) for name in ("a", "gone", "theirs")}
+        for name, ino in inos.items():
+            await upload(world.state.parts, ino)
+            await place.publish(ino, name)
+        await world.exporter.export()
+        # What comes now is lost with the disk.
+        inos["new"] = await world.state.create("new", b"")
+        for name, ino in inos.items():
+            await world.state.rewrite(ino, name.encode() * 100)
+            assert (await place.publish(ino, name))[0].outcome == MoveOutcome.DONE
+    shutil.rmtree(tmp_path / "state")
+    with (there / "theirs").open("r+b") as file:
+        file.write(b"T")
+    await bring(tmp_path)
+    await take(tmp_path)
+    async with mounted(open_world(tmp_path, "new")) as world:
+        place, engine = place_in(world), world.state.engine
+        inos["new"] = await world.state.create("new", b"")
+        for name in ("a", "new", "theirs"):
+            await world.state.rewrite(inos[name], b"made again")
+            _, problem = await place.publish(inos[name], name)
+            is_theirs = name == "theirs"
+            assert problem == (PublishProblem.TAKEN if is_theirs else PublishProblem.NONE), name
+        known = await engine.get_published(place.url_of("gone"))
+        assert known is not None
+        assert await place.remove(known) == PublishProblem.NONE
+        found = {path.name: path.read_bytes() for path in there.iterdir()}
+        assert found == {
+            "a": b"made again",
+            "new": b"made again",
+            "theirs": b"T" + (b"theirs" * 100)[1:],
+        }
 
 
 async def test_records_of_an_export_hold_for_what_it_shows(tmp_path: Path, bucket: Bucket) -> None:

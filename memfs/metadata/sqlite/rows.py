@@ -123,6 +123,7 @@ SELECT_INODE = f"select {INODE_COLUMNS} from inode where ino = ?"
 _SELECT_ADOPTED = "select 1 from form where owned = 0 and store = ? and key = ?"
 SELECT_STANDING = "select 1 from foreign_object where ino = ? and generation = ?"
 _SELECT_CURRENT = "select source, key from foreign_object where ino = ? and current = 1"
+# The last one is LISTED or UNLISTED of `source_tallies`.
 _SELECT_PREFIX = "select source, prefix, listed_ns = 0 from foreign_directory where ino = ?"
 SELECT_FORM = f"select {FORM_COLUMNS} from form where blob = ? and kind = ?"
 SELECT_FORMS = f"select {FORM_COLUMNS} from form where blob = ? order by kind"
@@ -476,9 +477,10 @@ class Rows:
             return
         row = self._row(_SELECT_CURRENT, (inode.ino,))
         if row is not None:
+            source, key = row
             self._write(PUT_GONE, row)
             self._write(RETIRE_OBJECT, (inode.ino,))
-            self._cache.tallies.note_object(*row, -1)
+            self._cache.tallies.note_object(source, key, -1)
 
     def _has_directories(self) -> bool:
         """Tell whether any directory may stand for a prefix: most states have no such row."""
@@ -494,9 +496,10 @@ class Rows:
             return
         row = self._row(_SELECT_PREFIX, (ino,))
         if row is not None:
-            self._write(PUT_GONE, row[:2])
+            source, prefix, place = row
+            self._write(PUT_GONE, (source, prefix))
             self._write(DELETE_DIRECTORY, (ino,))
-            self._cache.tallies.note_directory(*row, -1)
+            self._cache.tallies.note_directory(source, prefix, place, -1)
 
     # --- undo rows -------------------------------------------------------------------------------
     # Each comes before the change of its row, in the same change of the engine.
