@@ -347,7 +347,7 @@ def _look(place: _Name) -> PublicObject:
 
 
 def _told(fd: int, name: str) -> str | None:
-    """Return an xattr; empty: there is none; None: the file system keeps none."""
+    """Return an xattr; empty: it is not there; None: the file system has no xattrs."""
     try:
         return os.getxattr(fd, name).decode(errors="replace")
     except OSError as error:

@@ -38,7 +38,7 @@ class PublicObject(NamedTuple):
     """In its metadata; empty: it has no such metadata; None: such a store keeps no metadata."""
     digest: bytes = b""
     """BLAKE3-256 of the bytes that were sent with that token, where others can change the bytes and
-    leave the token there; empty: it has none."""
+    leave the token there; empty: there is no digest."""
 
 
 class PublicAttributes(NamedTuple):

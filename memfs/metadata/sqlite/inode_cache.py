@@ -41,7 +41,7 @@ class InodeCache:
         self.has_directories: bool | None = None
         """A directory may stand for a prefix of a source; None: not looked yet."""
         self.tallies = Tallies({}, {})
-        """How many objects and directories sources have, as far as that was counted."""
+        """How many objects and directories each source has, or how many of them were counted."""
         self.touched: set[int | tuple[int, bytes]] = set()
         """Inodes, and xattrs by inode and name, that the newest snapshot knows as they were: by an
         undo row, or since they are younger. All are such where no snapshot is."""

@@ -34,7 +34,7 @@ class Tally:
             first: How many of them belong to the first place.
             second: How many to the second one.
             last: The last key among them.
-            ends: There are no more.
+            ends: These were the last ones.
         """
         self.counts[0] += first
         self.counts[1] += second
