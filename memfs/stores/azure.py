@@ -11,7 +11,7 @@ import functools
 import io
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 # Imported for its presence: fsspec loads it by the protocol of the URL.
 import adlfs  # noqa: F401
@@ -66,6 +66,7 @@ FORMER_COUNT_MAX = 3
 """Clients that are kept for calls that use them still: `RENEW_PAUSE_S` apart, for half a minute."""
 
 _SECRETS = frozenset({"account_key", "client_secret", "connection_string", "sas_token"})
+_OF_FSSPEC = frozenset({"use_listings_cache", "listings_expiry_time", "max_paths"})
 _LIST_PAGE_COUNT = 1000
 _PRECONDITION_FAILED = 412
 _RESTORED_TIER = StandardBlobTier.HOT
@@ -80,6 +81,22 @@ _DURATIONS_S = {"Standard": 15 * HOUR_S, "High": HOUR_S}
 """Azure documentation, "Blob rehydration from the archive tier": High holds below 10 GB."""
 
 _THROTTLED = frozenset({"ServerBusy", "OperationTimedOut", "InternalError", "AccountBeingCreated"})
+
+
+class _Client(NamedTuple):
+    """A client of the service, with what it shows; adlfs and azure have no types for these."""
+
+    service: Any
+    credential: Any
+    """None: the client has a key."""
+    sync_credential: Any
+
+
+class _Closed:
+    """Stands for a client that was closed, without what it had in memory."""
+
+    async def close(self) -> None:
+        """Nothing is open."""
 
 
 class AzureStore(FsspecStore):
@@ -110,7 +127,7 @@ class AzureStore(FsspecStore):
         parts: PartSlots | None = None,
         renew_pause_s: float = RENEW_PAUSE_S,
     ) -> None:
-        self._former: list[Any] = []
+        self._former: list[_Client] = []
         super().__init__(
             url, options, timeout_s, thread_count_max, parts=parts, renew_pause_s=renew_pause_s
         )
@@ -135,12 +152,29 @@ class AzureStore(FsspecStore):
         return _is_forbidden(error)
 
     def _connect_anew(self) -> None:
-        fs, _ = self._open(*self._settings)
+        # Not by another file system: adlfs keeps each one up to the end of the process.
+        fs, options = self._fs, self._settings[1]
+        secrets = {name: _read(name, options[name]) for name in _SECRETS & options.keys()}
+        former = _Client(fs.service_client, fs.credential, fs.sync_credential)
+        for name, value in secrets.items():
+            setattr(fs, name, value)
+        if fs.credential is not None and "credential" not in options:
+            fs.credential, fs.sync_credential = self._make_credential()
+        fs.do_connect()
         # Others are using the former one: it is closed with the store, or when nobody can be.
-        self._former.append(self._fs)
-        self._fs = fs
+        self._former.append(former)
         if len(self._former) > FORMER_COUNT_MAX:
-            self._close_file_system(self._former.pop(0))
+            self._close_client(self._former.pop(0))
+
+    def _make_credential(self) -> tuple[Any, Any]:
+        """Return a credential as adlfs makes it, and its twin without a loop."""
+        fs = self._fs
+        if fs.client_id is not None:
+            made: tuple[Any, Any] = fs._get_credential_from_service_principal()
+        else:
+            given = {key: value for key, value in fs.kwargs.items() if key not in _OF_FSSPEC}
+            made = fs._get_default_azure_credential(**given)
+        return made
 
     def _key(self, key: str) -> str:
         return f"{self._prefix}/{key}" if self._prefix else key
@@ -354,12 +388,27 @@ class AzureStore(FsspecStore):
         self._wait(lambda: blob.set_standard_blob_tier(tier, **options, **self._limits))
 
     def _close(self) -> None:
-        for fs in (*self._former, self._fs):
-            self._close_file_system(fs)
+        fs = self._fs
+        for client in (
+            *self._former,
+            _Client(fs.service_client, fs.credential, fs.sync_credential),
+        ):
+            self._close_client(client)
         self._former.clear()
+        # What adlfs keeps up to the end of the process, and closes then.
+        fs.service_client, fs.credential, fs.sync_credential = _Closed(), None, None
 
-    def _close_file_system(self, fs: Any) -> None:  # noqa: ANN401  adlfs has no types
-        self._wait(fs.service_client.close)
+    def _close_client(self, client: _Client) -> None:
+        is_ours = "credential" not in self._settings[1]
+
+        async def close() -> None:
+            await client.service.close()
+            if client.credential is not None and is_ours:
+                await client.credential.close()
+
+        self._wait(close)
+        if client.sync_credential is not None:
+            client.sync_credential.close()
 
     def _translate(self, error: Exception, what: str) -> MemfsError:
         cause = f"{what}: {_first_line(error)}"

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
+import trio
+from adlfs import AzureBlobFileSystem
+from azure.identity.aio import ClientSecretCredential
+from azure.storage.blob.aio import BlobServiceClient
 
 from memfs.errors import StoreError, StoreUnavailableError, UsageError
-from memfs.stores.azure import AzureStore
+from memfs.stores.azure import FORMER_COUNT_MAX, AzureStore
 from memfs.stores.gcs import GcsStore
 from memfs.stores.store import PART_BYTES
 from tests.servers.azurite import KEY, AzureServer, find_azurite
@@ -196,6 +201,48 @@ async def test_clients_that_are_not_used_any_more_are_closed(
         with pytest.raises(StoreError, match="check"):
             await store.put_file("k", source)
     assert len(os.listdir("/proc/self/fd")) <= before_count + 10
+
+
+def living(kind: type) -> int:
+    gc.collect()
+    return sum(isinstance(each, kind) for each in gc.get_objects())
+
+
+async def test_renewed_keys_of_azure_leave_no_clients_in_memory(
+    azurite: AzureServer, tmp_path: Path, source: Path
+) -> None:
+    """Adlfs keeps each of its file systems, with the client, up to the end of the process."""
+    keys = AzureKeys(azurite, tmp_path / "connection")
+    keys.write(right=False)
+    before = living(AzureBlobFileSystem), living(BlobServiceClient)
+    store = keys.open(tmp_path.name)
+    for _ in range(20):
+        with pytest.raises(StoreError, match="check"):
+            await store.put_file("k", source)
+    now = living(AzureBlobFileSystem), living(BlobServiceClient)
+    assert now[0] - before[0] == 1
+    assert now[1] - before[1] <= FORMER_COUNT_MAX + 1
+    keys.write(right=True)
+    await store.put_file("k", source)
+    await store.aclose()
+    assert living(BlobServiceClient) <= before[1]
+
+
+async def test_renewed_credentials_of_a_service_principal_are_closed(tmp_path: Path) -> None:
+    """Each has a session of its own, beside that of the client; none of it needs a network here."""
+    secret = tmp_path / "secret"
+    secret.write_text("one")
+    secret.chmod(0o600)
+    options = {"account_name": "a", "tenant_id": "t", "client_id": "c"}
+    before = living(ClientSecretCredential)
+    store = AzureStore("az://c/p", {**options, "client_secret": f"file:{secret}"}, TIMEOUT_S, 8)
+    for number in range(10):
+        secret.write_text(f"new-{number}")
+        await trio.to_thread.run_sync(store._connect_anew)
+    assert living(ClientSecretCredential) - before <= FORMER_COUNT_MAX + 1
+    assert store._fs.credential._secret == "new-9"
+    await store.aclose()
+    assert living(ClientSecretCredential) == before
 
 
 class Bytes:
