@@ -47,6 +47,7 @@ from memfs.stores.restoring import (
 )
 from memfs.stores.source import RangeRead, SourceObject
 from memfs.stores.store import PART_BYTES, ObjectStat
+from memfs.stores.sums import Sum
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -336,7 +337,9 @@ class AzureStore(FsspecStore):
             if (found.etag.strip('"'), int(found.size)) == (wanted.etag, end - start):
                 kind = found.content_settings.content_type or ""
                 metadata = tuple(sorted((found.metadata or {}).items()))
-                return RangeRead(bytes(await stream.readall()), kind, metadata)
+                told = found.content_settings.content_md5
+                sums = (Sum("md5", bytes(told)),) if told else ()
+                return RangeRead(bytes(await stream.readall()), kind, metadata, sums)
             raise self._changed(wanted, f"{found.etag} was sent")
 
         try:

@@ -33,6 +33,7 @@ from memfs.stores.objects import (
 )
 from memfs.stores.source import RangeRead, SourceObject
 from memfs.stores.store import PART_BYTES, ObjectStat
+from memfs.stores.sums import decoded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -49,6 +50,7 @@ OBJECT = "b/{}/o/{}"
 _OBJECTS = "b/{}/o"
 _TRANSIENT_CODES = (408, 429)
 _METADATA_PREFIX = "x-goog-meta-"
+_HASH_HEADER = "x-goog-hash"
 _PRECONDITION_FAILED = 412
 _RANGE_NOT_SATISFIABLE = 416
 _NETWORK_ERRORS = (
@@ -345,8 +347,12 @@ class GcsStore(FsspecStore):
             for name, value in told.items()
             if name.startswith(_METADATA_PREFIX)
         }
-        kind = told.get("content-type", "")
-        return RangeRead(bytes(data), kind, tuple(sorted(metadata.items())))
+        kind, metadata_told = told.get("content-type", ""), tuple(sorted(metadata.items()))
+        # One line for each kind, or one for all of them.
+        lines = [value for name, value in headers.items() if name.lower() == _HASH_HEADER]
+        pairs = [each.strip().partition("=") for each in ",".join(lines).split(",")]
+        sums = decoded((name, text) for name, _, text in pairs)
+        return RangeRead(bytes(data), kind, metadata_told, sums)
 
     def _look(self, key: str, version: str) -> SourceObject:
         which = {"generation": version} if version else {}

@@ -7,6 +7,7 @@ object, because a missing object means lost data to those who ask.
 from __future__ import annotations
 
 import logging
+import re
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import botocore.exceptions
@@ -36,6 +37,7 @@ from memfs.stores.s3_reading import BlockingReads
 from memfs.stores.s3_uploads import Uploads
 from memfs.stores.source import RangeRead, SourceObject
 from memfs.stores.store import ObjectStat
+from memfs.stores.sums import Sum
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -59,6 +61,10 @@ FORMER_COUNT_MAX = 3
 """Clients that are kept for calls that use them still: `RENEW_PAUSE_S` apart, for half a minute."""
 
 _KMS_KEY_PREFIX = "aws:kms:"
+
+_MD5 = re.compile(r'"([0-9a-f]{32})"')
+_EXPRESS_SUFFIX = "--x-s3"
+"""End of the name of a directory bucket, whose ETags are no checksums."""
 
 CHECKSUMS = ("when_supported", "when_required")
 """Values of botocore's `request_checksum_calculation` and `response_checksum_validation`."""
@@ -246,7 +252,20 @@ class S3Store(FsspecStore):
                 ) from error
             raise
         metadata = tuple(sorted(told.get("Metadata", {}).items()))
-        return RangeRead(data, told.get("ContentType", ""), metadata)
+        return RangeRead(data, told.get("ContentType", ""), metadata, self._sums_of(told))
+
+    def _sums_of(self, told: Mapping[str, Any]) -> tuple[Sum, ...]:
+        """Return the checksum that the ETag of an answer is, if it may be one.
+
+        Source: S3 API, "Object": an MD5, but for uploads in parts, and keys of KMS or of customers.
+        """
+        found = _MD5.fullmatch(told.get("ETag", ""))
+        is_plain = told.get("ServerSideEncryption", "AES256") == "AES256"
+        if not found or not is_plain or "SSECustomerAlgorithm" in told:
+            return ()
+        if self._bucket.name.endswith(_EXPRESS_SUFFIX):
+            return ()
+        return (Sum("md5", bytes.fromhex(found[1]), is_certain=False),)
 
     def _check_answer(self, wanted: SourceObject, answer: Mapping[str, Any]) -> None:
         """See that bytes are those of an object, whatever the store makes of conditions."""

@@ -6,6 +6,7 @@ or of the version, that the caller names.
 
 from __future__ import annotations
 
+import logging
 import os
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import trio
 
 from memfs.errors import (
+    CorruptDataError,
     ListingOrderError,
     MemfsError,
     ObjectChangedError,
@@ -23,6 +25,7 @@ from memfs.linux.times import TIME_NS_MAX, TIME_NS_MIN, storable_ns
 from memfs.stores.disk import clone_file, disk_errors, write_all_at
 from memfs.stores.parts import PART_CONCURRENCY
 from memfs.stores.store import PART_BYTES
+from memfs.stores.sums import Sum, best_of, sum_of, sum_of_file
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
 
     from memfs.stores.parts import PartSlots
     from memfs.stores.retry import RepeatedCalls
+
+log = logging.getLogger(__name__)
 
 PAGE_COUNT = 1000
 """Objects of one page, as of one request to S3."""
@@ -91,6 +96,8 @@ class RangeRead(NamedTuple):
     """Empty: it was not told."""
     metadata: tuple[tuple[str, str], ...] = ()
     """As of `SourceObject`."""
+    sums: tuple[Sum, ...] = ()
+    """Those of the whole object."""
 
 
 ObjectPage = tuple[list[SourceObject], str | None]
@@ -189,6 +196,8 @@ class SourceStore:
         self._is_ordered = True
         """False once a listing was not in order."""
         self._requests = trio.CapacityLimiter(REQUEST_COUNT_MAX)
+        self._etags_are_sums = False
+        """True once the bytes of an object had the checksum that its ETag looks like."""
         self.on_told: Callable[[SourceObject], object] = _forget
         """Told an object with its content type, or metadata, once some of its bytes were read."""
 
@@ -261,10 +270,57 @@ class SourceStore:
         return told._replace(mtime_ns=storable_ns(told.mtime_ns))
 
     async def read(self, wanted: SourceObject, start: int, end: int) -> bytes:
-        """Return bytes `[start, end)` of an object, within its size; as `SourceBackend.read_if`."""
+        """Return bytes `[start, end)` of an object, within its size; as `SourceBackend.read_if`.
+
+        Raises:
+            CorruptDataError: These are all of its bytes, and have another checksum than the source
+                tells, twice.
+        """
         assert 0 <= start <= end <= wanted.size, (wanted, start, end)
         if start == end:
             return b""
+        before: list[bytes] = []
+        while True:
+            read = await self._read(wanted, start, end)
+            best = best_of(read.sums) if end - start == wanted.size else None
+            if best is None:
+                return read.data
+            found = await trio.to_thread.run_sync(sum_of, best.kind, read.data)
+            if self._fits(wanted, best, found, before):
+                return read.data
+            before.append(found)
+
+    def _fits(self, wanted: SourceObject, told: Sum, found: bytes, before: list[bytes]) -> bool:
+        """Return whether the bytes of an object are to be taken; False: they are to be read again.
+
+        Args:
+            wanted: The object.
+            told: Its checksum as the source tells it.
+            found: That of the bytes.
+            before: Those of the bytes that were not taken before.
+
+        Raises:
+            CorruptDataError: They are not to be taken.
+        """
+        if found == told.digest:
+            self._etags_are_sums |= not told.is_certain
+            return True
+        url = f"{self.url}/{wanted.key}"
+        if not before:
+            log.info("%s: its bytes have another %s than is told: read again", url, told.kind)
+            return False
+        if not told.is_certain and not self._etags_are_sums and found in before:
+            # The same bytes twice, and not one ETag that is a checksum: it is something else here.
+            log.info("%s: its ETag is not taken for a checksum", url)
+            return True
+        raise CorruptDataError(
+            f"{url}: its bytes were read twice and have not the {told.kind} checksum that the "
+            f"source tells, {told.digest.hex()}: the object is damaged there, or on its way: write "
+            "it anew there, or look at the network"
+        )
+
+    async def _read(self, wanted: SourceObject, start: int, end: int) -> RangeRead:
+        """Return as `read` what the source sends, whatever its checksum."""
 
         async def call() -> RangeRead:
             async with self._requests:
@@ -278,7 +334,7 @@ class SourceStore:
         if read.content_type or read.metadata:
             told = wanted._replace(content_type=read.content_type, metadata=read.metadata)
             self.on_told(told)
-        return read.data
+        return read
 
     async def fetch(
         self, wanted: SourceObject, fd: int, on_progress: Callable[[int], None]
@@ -287,24 +343,43 @@ class SourceStore:
 
         Args:
             wanted: As it was listed.
-            fd: Writable.
+            fd: Readable and writable.
             on_progress: Told the bytes that are there.
         """
         if (path := self._backend.local_path(wanted.key)) is not None:
             await self._copy(wanted, path, fd, on_progress)
             return
+
+        def sum_now(kind: str) -> bytes:
+            with disk_errors(f"{self.url}/{wanted.key}"):
+                return sum_of_file(kind, fd, wanted.size)
+
+        before: list[bytes] = []
+        while (best := best_of(await self._fetch_parts(wanted, fd, on_progress))) is not None:
+            found = await trio.to_thread.run_sync(sum_now, best.kind)
+            if self._fits(wanted, best, found, before):
+                return
+            before.append(found)
+
+    async def _fetch_parts(
+        self, wanted: SourceObject, fd: int, on_progress: Callable[[int], None]
+    ) -> tuple[Sum, ...]:
+        """Write all bytes of an object into a file; returns its checksums as they were told."""
+        sums: tuple[Sum, ...] = ()
         starts = iter(range(0, wanted.size, PART_BYTES))
         failures: list[MemfsError] = []
         done_bytes = 0
 
         async def fetch_parts() -> None:
-            nonlocal done_bytes
+            nonlocal done_bytes, sums
             for start in starts:
                 end = min(start + PART_BYTES, wanted.size)
                 try:
-                    data = await self.read(wanted, start, end)
+                    read = await self._read(wanted, start, end)
                     # Not to be abandoned: the number of the file would be another file's soon.
-                    await trio.to_thread.run_sync(write_all_at, fd, data, start)
+                    await trio.to_thread.run_sync(write_all_at, fd, read.data, start)
+                    sums = read.sums
+                    del read  # not to be in memory beside the next one
                 except MemfsError as error:
                     failures.append(error)
                 if failures:
@@ -318,6 +393,7 @@ class SourceStore:
                     nursery.start_soon(fetch_parts)
         if failures:
             raise failures[0]
+        return sums
 
     async def _copy(
         self, wanted: SourceObject, path: Path, fd: int, on_progress: Callable[[int], None]

@@ -229,7 +229,7 @@ async def test_renewed_keys_of_azure_leave_no_clients_in_memory(
 
 
 async def test_renewed_credentials_of_a_service_principal_are_closed(tmp_path: Path) -> None:
-    """Each has a session of its own, beside that of the client; none of it needs a network here."""
+    """Each has a session of its own, beside that of the client; no network is needed here."""
     secret = tmp_path / "secret"
     secret.write_text("one")
     secret.chmod(0o600)

@@ -13,6 +13,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from memfs.errors import (
+    CorruptDataError,
     ListingOrderError,
     ObjectChangedError,
     ObjectMissingError,
@@ -22,6 +23,7 @@ from memfs.errors import (
 )
 from memfs.stores.remote import open_source
 from memfs.stores.source import PAGE_COUNT
+from memfs.stores.store import PART_BYTES
 from tests.servers.lying_s3 import Lie, LyingS3, running_lying_s3
 from tests.servers.process import READY
 from tests.servers.seaweedfs import READER_KEY, make_bucket
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from memfs.stores.source import SourceObject, SourceStore
+    from memfs.stores.source import RangeRead, SourceObject, SourceStore
     from tests.servers.azurite import AzureServer
     from tests.servers.fake_gcs import GcsServer
     from tests.servers.seaweedfs import S3Server
@@ -248,6 +250,46 @@ async def test_an_object_that_was_removed_is_missing(behind: Behind) -> None:
         assert await keys_of(store) == ["other"]
 
 
+def flip_next(store: SourceStore, times: int) -> None:
+    """Have one bit be another one in the next answers with bytes."""
+    backend: Any = store._backend
+    read_if, left = backend.read_if, [times]
+
+    async def flipped(wanted: SourceObject, start: int, end: int) -> RangeRead:
+        read: RangeRead = await read_if(wanted, start, end)
+        if not left[0]:
+            return read
+        left[0] -= 1
+        return read._replace(data=bytes([read.data[0] ^ 1]) + read.data[1:])
+
+    backend.read_if = flipped
+
+
+@pytest.mark.parametrize("behind", ["s3", "versions", "gcs", "azure"], indirect=True)
+async def test_a_bit_that_is_another_one_is_seen_by_what_the_store_tells(
+    behind: Behind, tmp_path: Path
+) -> None:
+    """By the ETag that is an MD5, by x-goog-hash, by the MD5 of the blob."""
+    data = os.urandom(100_000)
+    behind.put("key", data)
+    async with opened(behind) as store:
+        wanted = await find(store, "key")
+        flip_next(store, 1)
+        assert await store.read(wanted, 0, 100_000) == data
+        # A part of it has no checksum.
+        flip_next(store, 1)
+        assert await store.read(wanted, 0, 99_999) != data[:-1]
+        with (tmp_path / "fetched").open("w+b") as file:
+            flip_next(store, 1)
+            await store.fetch(wanted, file.fileno(), lambda _done: None)
+            assert (tmp_path / "fetched").read_bytes() == data
+            flip_next(store, 10)
+            with pytest.raises(CorruptDataError, match=r"key: .* checksum"):
+                await store.fetch(wanted, file.fileno(), lambda _done: None)
+        with pytest.raises(CorruptDataError, match=r"key: .* checksum"):
+            await store.read(wanted, 0, 100_000)
+
+
 async def test_a_directory_tells_attributes_and_leaves_out_what_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x")
     (tmp_path / "link").symlink_to("file")
@@ -355,6 +397,33 @@ async def test_a_single_answer_that_is_not_the_range_is_asked_for_again(
     await store.aclose()
 
 
+async def test_a_large_object_whose_parts_have_a_bit_flipped_is_fetched_again(
+    lying: LyingS3, tmp_path: Path
+) -> None:
+    data = os.urandom(PART_BYTES + 1000)
+    lying.objects["p/key"] = data
+    store = open_source(f"s3://{LYING}/p", lying.server.options, TIMEOUT_S)
+    wanted = await find(store, "key")
+    lying.lie("GET", Lie.FLIP)
+    with (tmp_path / "fetched").open("w+b") as file:
+        await store.fetch(wanted, file.fileno(), lambda _done: None)
+    assert (tmp_path / "fetched").read_bytes() == data
+    assert lying.counts["GET"] == 4
+    await store.aclose()
+
+
+@pytest.mark.parametrize("told", ["x-amz-server-side-encryption", "no-md5"])
+async def test_an_etag_that_is_no_checksum_is_not_compared(lying: LyingS3, told: str) -> None:
+    """As of objects whose key is that of KMS."""
+    lying.objects["p/key"] = b"a" * 100
+    lying.told_of["p/key"] = {told: "aws:kms"}
+    store = open_source(f"s3://{LYING}/p", lying.server.options, TIMEOUT_S)
+    wanted = await find(store, "key")
+    lying.lie("GET", Lie.FLIP)
+    assert (await store.read(wanted, 0, 100) == b"a" * 100) == (told == "no-md5")
+    await store.aclose()
+
+
 async def test_a_source_needs_no_right_to_write_and_never_tries(lying: LyingS3) -> None:
     lying.is_read_only = True
     lying.page_count = 3
@@ -381,7 +450,7 @@ async def test_keys_that_may_only_read_are_enough(s3_server: S3Server, tmp_path:
     [looked] = await source.look_at_all([wanted])
     assert looked[:5] == wanted[:5]
     path = tmp_path / "fetched"
-    with path.open("wb") as file:
+    with path.open("w+b") as file:
         await source.fetch(wanted, file.fileno(), lambda _done: None)
     assert path.read_bytes() == data
     await source.aclose()

@@ -70,6 +70,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "fsspec": ("memfs/stores/objects.py", "memfs/fsspec.py"),
     "gcsfs": ("memfs/stores/gcs.py", "memfs/stores/gcs_publishing.py"),
     "google": ("memfs/stores/gcs.py",),
+    "google_crc32c": ("memfs/stores/sums.py",),
     "lz4": ("memfs/codecs/lz4.py",),
     "msgpack": ("memfs/manager/values/plain.py", "memfs/metadata/shared/bodies.py"),
     "numpy": ("memfs/hot/casting.py", "memfs/torch/", "memfs/manager/values/"),
@@ -102,9 +103,13 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
 """Where each third-party library may be imported; few places, so that it can be replaced."""
 
 
-BROUGHT_ALONG = {"aiohttp", "azure", "botocore", "google", "polars", "requests"}
-"""Dependencies of s3fs, gcsfs and adlfs, whose errors and answers these pass on as they are; and
-polars, which the program has that stores its tables."""
+BROUGHT_ALONG = {
+    *("aiohttp", "azure", "botocore", "google", "google_crc32c", "polars"),
+    "requests",
+}
+"""Dependencies of s3fs, gcsfs and adlfs, whose errors and answers these pass on as they are; the
+checksum that Google tells, which gcsfs has as well; and polars, which the program has that stores
+its tables."""
 
 
 RUNTIME_EXTRAS = (

@@ -11,6 +11,7 @@ from memfs.errors import ObjectChangedError, ObjectMissingError, StoreError
 from memfs.policy.quotas import Spent
 from memfs.stores.counts import Call, StoreCounts
 from memfs.stores.metered_source import MeteredSource
+from memfs.stores.source import RangeRead
 from tests.unit.fakes.bucket import Bucket
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ async def test_each_request_is_counted_with_its_bytes_and_failures() -> None:
     source = MeteredSource(bucket, meter, counts)
     page, following = await source.list_objects("", "", shallow=True)
     assert ([each.key for each in page], following) == (["a"], None)
-    assert await source.read_if(page[0], 10, 60) == (b"x" * 50, "", ())
+    assert await source.read_if(page[0], 10, 60) == RangeRead(b"x" * 50)
     await source.look_at("a")
     assert meter.spent == {Spent.REQUESTS: 3, Spent.EGRESS: 50}
     assert counts.requests == {Call.LIST: 1, Call.GET: 1, Call.STAT: 1}
