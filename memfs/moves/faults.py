@@ -205,6 +205,11 @@ NODE_POINTS = (
 changes (`metadata.shared.writer`)."""
 
 
+FILL_POINTS = ("fill.begun", "fill.emptied", "fill.step", "fill.done")
+"""That of a node that reads, as it takes all tables of the mount (`metadata.shared.filling`); the
+third one again and again, also before the second."""
+
+
 class FaultPoints:
     """Told of every point reached; does nothing. Crash tests pass one that kills the process."""
 

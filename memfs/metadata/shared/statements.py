@@ -487,6 +487,8 @@ LOCAL = frozenset(
         *(sqlite.PUT_TEXT_INDEX, sqlite.DELETE_TEXT_INDEX),
         *(number for each in sqlite.TEXT_STATEMENTS for number in each),
         *sqlite.NAME_CUT_STATEMENTS,
+        # Nodes that read have these rows from the shared tables.
+        *(sqlite.INSERT_INODE_WAS, sqlite.INSERT_XATTR_WAS, sqlite.INSERT_SYMLINK_WAS),
         # Only in journals of versions without shared tables.
         *_numbers_of(
             text.replace("create trigger", "create trigger if not exists", 1)

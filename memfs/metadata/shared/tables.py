@@ -304,3 +304,30 @@ def stored_text(text: str) -> str:
 def stored_row(row: Iterable[SqlValue]) -> Row:
     """Return a row of `SharedTable.select_local` as PostgreSQL has it."""
     return tuple(stored_text(value) if isinstance(value, str) else value for value in row)
+
+
+def local_text(text: str) -> str:
+    """Return the text that `stored_text` has made a text of."""
+    if _ESCAPE not in text:
+        return text
+    return text.replace(_ESCAPE + "@", "\0").replace(_ESCAPE + "P", _ESCAPE)
+
+
+_TEXT_PLACES = {
+    table.name: tuple(
+        (at, each.letter) for at, each in enumerate(table.columns) if each.letter in "tu"
+    )
+    for table in TABLES
+}
+
+
+def local_row(table: SharedTable, row: Row) -> Row:
+    """Return a row of `SharedTable.select_shared` as SQLite has its values."""
+    places = _TEXT_PLACES[table.name]
+    if not places:
+        return row
+    values = list(row)
+    for at, letter in places:
+        if (value := values[at]) is not None:
+            values[at] = value.decode() if letter == "u" else local_text(value)
+    return tuple(values)

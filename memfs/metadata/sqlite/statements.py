@@ -356,6 +356,13 @@ PUT_PENDING_CODE = _statement(
     "insert or replace into pending_code (ino, retry_ns, code, until_ns) values (?, ?, ?, ?)"
 )
 
+# Undo rows as they are, which a node that reads takes from another one.
+INSERT_INODE_WAS = _statement(
+    f"insert into inode_was (ino, snap, {WAS_COLUMNS}) values (?, ?{', ?' * 12})"
+)
+INSERT_XATTR_WAS = _statement("insert into xattr_was (ino, name, snap, value) values (?, ?, ?, ?)")
+INSERT_SYMLINK_WAS = _statement("insert into symlink_was (ino, target) values (?, ?)")
+
 TEXTS = tuple(_texts)
 
 
