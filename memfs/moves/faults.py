@@ -210,6 +210,11 @@ FILL_POINTS = ("fill.begun", "fill.emptied", "fill.step", "fill.done")
 third one again and again, also before the second."""
 
 
+READER_POINTS = ("reader.taken", "reader.fetched", "reader.applied")
+"""That of a node that reads: of its start (`metadata.shared.reader_engine`), and of each round of
+its log (`metadata.shared.log`)."""
+
+
 class FaultPoints:
     """Told of every point reached; does nothing. Crash tests pass one that kills the process."""
 

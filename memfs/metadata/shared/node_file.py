@@ -39,8 +39,6 @@ class Membership(NamedTuple):
     epochs: tuple[int, ...]
     """What the row of this node may have: the last one, and what was about to be taken."""
     role: Role = Role.WRITER
-    identity: str = ""
-    """Tells the row of a reader, whose state directory may be made anew; hexadecimal."""
 
 
 class NodeFile:
@@ -63,7 +61,7 @@ class NodeFile:
             content = json.loads(self._path.read_bytes())
             epochs = tuple(map(int, content["epochs"]))
             role = Role(content.get("role", Role.WRITER))
-            return Membership(str(content["mount"]), epochs, role, str(content.get("identity", "")))
+            return Membership(str(content["mount"]), epochs, role)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -77,10 +75,8 @@ class NodeFile:
         Raises:
             OSError: The disk refuses.
         """
-        mount_id, epochs, role, identity = membership
-        content = json.dumps(
-            {"mount": mount_id, "epochs": epochs, "role": role, "identity": identity}
-        )
+        mount_id, epochs, role = membership
+        content = json.dumps({"mount": mount_id, "epochs": epochs, "role": role})
         data = content.encode().ljust(_BYTES - 1) + b"\n"
         assert len(data) == _BYTES, content
         fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
