@@ -118,7 +118,8 @@ async def _run(parts: Assembly, lock: StateLock, starter: Starter, manager: Serv
     await parts.tracing.begin()
     try:
         _mount(parts)
-        lock.note(Phase.SERVING)
+        mount = find_mount(parts.mountpoint)
+        lock.note(Phase.SERVING, None if mount is None else mount.device)
         await _serve_all(parts, starter, manager)
     except BaseExceptionGroup as group:
         # A nursery wraps even a lone exception; those who started us want that one.

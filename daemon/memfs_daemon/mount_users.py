@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from memfs.linux.mounts import device_of, parse_mounts
 from memfs.linux.namespaces import Resident, list_residents
 from memfs.types import FILESYSTEM_TYPE
 
@@ -82,9 +83,9 @@ def unmount_unused(
 
 
 def describe_users(mountpoint: Path) -> str:
-    """Return the same as a list for a message: `bash (17), python3 (18)`."""
+    """Return the users of a mount as a list for a message."""
     users = list_users(mountpoint)
-    return _enumerate(users) if users else "programs that only root may see"
+    return enumerate_users(users) if users else "programs that only root may see"
 
 
 def list_copies(
@@ -98,10 +99,32 @@ def list_copies(
 
 def describe_copies(copies: Sequence[Resident]) -> str:
     """Return what is to be known of copies of a mount, for a message."""
-    return f"copies of it are in other mount namespaces, those of {_enumerate(copies)}"
+    return f"copies of it are in other mount namespaces, those of {enumerate_users(copies)}"
 
 
-def _enumerate(users: Sequence[object]) -> str:
+def list_holders(device: str | None) -> list[MountUser]:
+    """Return the processes that keep a mount alive which was taken from the tree (`umount -l`).
+
+    Their links in /proc name paths from the root of that mount, as if it were that of all.
+
+    Args:
+        device: That of the mount, `major:minor`; None: it is not known, and nobody is found.
+    """
+    users: list[MountUser] = []
+    if device is None:
+        return users
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        with contextlib.suppress(OSError):
+            if device in _devices_in_use(entry):
+                name = os.fsdecode((entry / "comm").read_bytes()).strip()
+                users.append(MountUser(int(entry.name), name))
+    return users
+
+
+def enumerate_users(users: Sequence[object]) -> str:
+    """Return the same as a list for a message: `bash (17), python3 (18)`."""
     more = len(users) - _SHOWN_COUNT_MAX
     shown = ", ".join(str(user) for user in users[:_SHOWN_COUNT_MAX])
     return f"{shown} and {more} more" if more > 0 else shown
@@ -118,3 +141,43 @@ def _paths_in_use(process: Path) -> Iterator[str]:
     for line in os.fsdecode((process / "maps").read_bytes()).split("\n"):
         _, slash, rest = line.partition("/")
         yield slash + rest
+
+
+def _devices_in_use(process: Path) -> Iterator[str]:
+    """Yield the devices of what a process has mapped, and of all else on mounts out of its sight.
+
+    What is on a mount that it sees is passed over: to look at that could hang, as on a dead server.
+    """
+    for line in os.fsdecode((process / "maps").read_bytes()).splitlines():
+        fields = line.split(maxsplit=5)
+        if len(fields) == 6:
+            major, _, minor = fields[3].partition(":")
+            yield f"{int(major, 16)}:{int(minor, 16)}"
+    table = (process / "mountinfo").read_bytes()
+    seen = {line.split(b" ", 1)[0] for line in table.splitlines()}
+    for link in (process / "fd").iterdir():
+        with contextlib.suppress(OSError):
+            info = (process / "fdinfo" / link.name).read_bytes()
+            if _mount_id(info) not in seen and os.readlink(link).startswith("/"):
+                yield _device_at(link)
+    mountpoints = {mount.mountpoint for mount in parse_mounts(table)} - {Path("/")}
+    for name in ("cwd", "root"):
+        with contextlib.suppress(OSError):
+            # The number of its mount is told of what is open alone.
+            path = Path(os.readlink(process / name))
+            if mountpoints.isdisjoint((path, *path.parents)):
+                yield _device_at(process / name)
+
+
+def _mount_id(info: bytes) -> bytes:
+    """Return the number of the mount that an open file is on (proc_pid_fdinfo(5))."""
+    fields = (line.partition(b":") for line in info.splitlines())
+    return next((value.strip() for name, _, value in fields if name == b"mnt_id"), b"")
+
+
+def _device_at(link: Path) -> str:
+    fd = os.open(link, os.O_PATH | os.O_CLOEXEC)
+    try:
+        return device_of(fd)
+    finally:
+        os.close(fd)

@@ -20,7 +20,7 @@ from memfs.exit_codes import ExitCode
 from memfs.linux.mounts import list_mounts
 from memfs.linux.ownership import open_own
 from memfs.types import FILESYSTEM_TYPE
-from memfs_daemon.mount_users import describe_copies, list_copies
+from memfs_daemon.mount_users import describe_copies, enumerate_users, list_copies, list_holders
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,6 +62,8 @@ class Holder(NamedTuple):
     mountpoint: str | None
     """Where it serves the state directory; None: it works on it otherwise (fsck)."""
     phase: Phase = Phase.STARTING
+    device: str | None = None
+    """That of its mount, `major:minor`, which stays where the mount is taken from the tree."""
 
     def __str__(self) -> str:
         if not self.pid:
@@ -101,6 +103,7 @@ class StateLock:
         self._closing_s_max = closing_s_max
         self._unmounted_s_max = unmounted_s_max
         self._place = os.fspath(mountpoint) if mountpoint is not None else None
+        self._device: str | None = None
         self._fd = _open_lock(state_dir, os.O_RDWR | os.O_CREAT)
         try:
             begin_s = time.monotonic()
@@ -112,9 +115,20 @@ class StateLock:
             raise
         self.note(Phase.STARTING)
 
-    def note(self, phase: Phase) -> None:
-        """Tell those who look at the lock how far this holder is."""
-        content = {"pid": os.getpid(), "mountpoint": self._place, "phase": phase}
+    def note(self, phase: Phase, device: str | None = None) -> None:
+        """Tell those who look at the lock how far this holder is.
+
+        Args:
+            phase: How far it is.
+            device: That of its mount, `major:minor`; None: as it was told before.
+        """
+        self._device = device or self._device
+        content = {
+            "pid": os.getpid(),
+            "mountpoint": self._place,
+            "phase": phase,
+            "device": self._device,
+        }
         text = json.dumps(content).encode()
         # Blanks behind it, and not truncated first: who reads meanwhile finds one or the other.
         size = os.fstat(self._fd).st_size
@@ -148,6 +162,12 @@ class StateLock:
                 )
             elif waited_s < self._unmounted_s_max:
                 return
+            elif users := list_holders(holder.device):
+                remedy = (
+                    f"its mount was taken from the tree, and {enumerate_users(users)} still uses "
+                    "it: end that, or the mount for all by "
+                    f"`memfs umount --force {self._state_dir}`"
+                )
         raise UsageError(
             f"{self._state_dir} is in use by {holder}; {remedy}", ExitCode.STATE_IN_USE
         )
@@ -205,11 +225,12 @@ def _read_holder(state_dir: Path) -> Holder:
     try:
         with open(_open_lock(state_dir, os.O_RDONLY), "rb") as file:
             content = json.loads(file.read(_TEXT_BYTES_MAX))
-        place = content["mountpoint"]
+        place, device = content["mountpoint"], content.get("device")
         return Holder(
             int(content["pid"]),
             str(place) if place is not None else None,
             Phase(content.get("phase", Phase.STARTING)),
+            str(device) if device is not None else None,
         )
     except (OSError, UsageError, ValueError, KeyError, TypeError, RecursionError):
         # Locked a moment ago, and the holder has not written its name yet.

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,13 @@ if TYPE_CHECKING:
 CONNECTIONS = "/sys/fs/fuse/connections"
 
 HOLD = "echo; exec cat > /dev/null"
+
+USES = (
+    "f = open(sys.argv[1] + '/file')",
+    "f = open(sys.argv[1] + '/file'); m = mmap.mmap(f.fileno(), 0, prot=1); f.close()",
+    "os.chdir(sys.argv[1] + '/directory')",
+)
+"""What programs do that keeps a mount alive."""
 
 pytestmark = [
     pytest.mark.mount,
@@ -55,6 +63,21 @@ def copied(mount: Mount) -> Iterator[int]:
         yield held.pid
     finally:
         held.communicate(timeout=END_S)
+
+
+@contextlib.contextmanager
+def using(mount: Mount, use: str) -> Iterator[int]:
+    """Have a program use a mount; yields its process."""
+    code = f"import mmap, os, sys\n{use}\nprint('ready', flush=True)\nsys.stdin.read()"
+    program = subprocess.Popen(
+        [sys.executable, "-c", code, mount.root], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        assert program.stdout is not None
+        assert program.stdout.readline() == b"ready\n"
+        yield program.pid
+    finally:
+        program.communicate(timeout=END_S)
 
 
 @pytest.mark.any_driver
@@ -100,6 +123,29 @@ def test_umount_names_a_bind_mount_that_keeps_the_daemon(mount: Mount) -> None:
     finally:
         subprocess.run(["umount", bound], check=True)
     wait_for(lambda: not mount.daemon_pids(), "the daemon's end")
+    mount.start()
+    assert (mount.root / "file").read_bytes() == b"content"
+
+
+@pytest.mark.any_driver
+def test_a_mount_that_was_detached_in_use_names_the_programs(mount: Mount) -> None:
+    """`umount -l`: the links of a program in /proc name no path below the mountpoint."""
+    mount.start()
+    (mount.root / "directory").mkdir()
+    (mount.root / "file").write_bytes(b"content")
+    with contextlib.ExitStack() as stack:
+        pids = [stack.enter_context(using(mount, use)) for use in USES]
+        subprocess.run(["umount", "--lazy", mount.root], check=True)
+        code, line = refused("mount", "--driver", mount.driver, "--state", mount.state, mount.root)
+        assert code == ExitCode.STATE_IN_USE
+        assert all(f"({pid})" in line for pid in pids)
+        assert f"memfs umount --force {mount.state}" in line
+        code, line = refused("umount", mount.state)
+        assert code == ExitCode.BUSY
+        assert all(f"({pid})" in line for pid in pids)
+        done = memfs("umount", "--force", mount.state)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert mount.daemon_pids() == []
     mount.start()
     assert (mount.root / "file").read_bytes() == b"content"
 

@@ -49,6 +49,24 @@ def find_mount_elsewhere(path: Path) -> Mount | None:
     return None if found is None else found._replace(is_here=False)
 
 
+def find_detached_mount(path: Path) -> Mount | None:
+    """Return the mount of a state directory that was taken from the tree and is served still.
+
+    Raises:
+        UsageError: Only the user who mounted it, or root, may know.
+    """
+    state_dir = Path(os.path.realpath(path))
+    try:
+        holder = find_holder(state_dir)
+    except PermissionError:
+        raise UsageError(f"{path} is of another user; unmount it as that user or as root") from None
+    except OSError:
+        return None
+    if holder is None or holder.mountpoint is None or holder.device is None:
+        return None
+    return Mount(Path(holder.mountpoint), state_dir, holder.device, is_here=False)
+
+
 def find_mount_above(path: Path) -> Mount | None:
     """Return the memfs mount that a path, existing or not, lies in."""
     place = Path(os.path.abspath(path))

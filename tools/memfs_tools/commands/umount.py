@@ -20,11 +20,19 @@ from memfs.linux.mounts import list_mounts, unmount
 from memfs_daemon.mount_users import (
     describe_copies,
     describe_users,
+    enumerate_users,
     list_copies,
+    list_holders,
     unmount_unused,
 )
 from memfs_tools.arguments import MOUNTPOINT
-from memfs_tools.mounts import find_daemon, find_mount_elsewhere, find_mount_of, require_mount
+from memfs_tools.mounts import (
+    find_daemon,
+    find_detached_mount,
+    find_mount_elsewhere,
+    find_mount_of,
+    require_mount,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,9 +65,12 @@ def umount(mountpoint: Path, force: bool) -> None:
     lives on in copies, in the mount namespaces of containers and services that began while it was
     there; --force ends it for all of them, and for programs that use it.
     """  # noqa: D301 - \b is for click: keep the lines below as they are
-    served = find_mount_of(mountpoint) or find_mount_elsewhere(mountpoint)
-    if served is None:
-        served = require_mount(mountpoint)
+    served = (
+        find_mount_of(mountpoint)
+        or find_mount_elsewhere(mountpoint)
+        or find_detached_mount(mountpoint)
+        or require_mount(mountpoint)
+    )
     daemon = find_daemon(served)
     # This command itself must not keep the mount busy.
     os.chdir("/")
@@ -118,6 +129,13 @@ def _await_end(served: Mount, daemon_fd: int, *, forced: bool) -> None:
             raise UsageError(
                 f"{served.mountpoint} is unmounted, but {place} is a bind mount of it: run "
                 f"`umount {place}`, or end all by `memfs umount --force {served.state_dir}`",
+                ExitCode.BUSY,
+            )
+        users = [] if forced else list_holders(served.device or None)
+        if users and waited_s > COPIES_S_MAX:
+            raise UsageError(
+                f"{served.mountpoint} is unmounted, but {enumerate_users(users)} still uses it: "
+                f"end that, or the mount for all by `memfs umount --force {served.state_dir}`",
                 ExitCode.BUSY,
             )
         if waited_s > END_S_MAX:
