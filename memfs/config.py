@@ -67,6 +67,9 @@ class NodesConfig:
     keep_changes_s: float = 3600.0
     """The database keeps changes for a node that reads until it has not been heard of for so long;
     then it copies all names anew when it comes back."""
+    keep_objects_s: float = 600.0
+    """An object that nothing refers to any longer stays for so long, and until all nodes that read
+    know of that: a program there may have its file open."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,6 +110,7 @@ RANGES: dict[str, Range] = {
     "metadata.inode_cache_count": Range(100, 100_000_000),
     "nodes.commit_timeout": Range(0.1, 3600.0),
     "nodes.keep_changes": Range(1.0, 30 * _DAY_S),
+    "nodes.keep_objects": Range(0.0, 30 * _DAY_S),
     "query.name_count_max": Range(1, 1_000_000),
     "snapshots.open_copy_max": _SIZE,
     "hot.size": _SIZE,

@@ -70,6 +70,7 @@ from memfs.moves.attempt import MoveParts
 from memfs.moves.faults import FaultPoints
 from memfs.moves.garbage import GarbageCollector
 from memfs.moves.generation import StateGeneration
+from memfs.moves.held_objects import HeldObjects
 from memfs.moves.open_files import OpenFiles
 from memfs.moves.recovery import Recovery
 from memfs.placement.context import Context
@@ -113,7 +114,14 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping
     from pathlib import Path
 
-    from memfs.config import Config, GlacierConfig, HotConfig, MountConfig, NamedStoreConfig
+    from memfs.config import (
+        Config,
+        GlacierConfig,
+        HotConfig,
+        MountConfig,
+        NamedStoreConfig,
+        NodesConfig,
+    )
     from memfs.control.report import PendingReport, StatusReport
     from memfs.control.server import Handler
     from memfs.filesystem.operations import Operations
@@ -306,6 +314,8 @@ def assemble(
         open_one = partial(open_store, config, os.environ, meter=quotas, counts=store_counts)
         sources = Sources(engine, open_one)
         move_parts.sources = sources
+        if writer is not None:
+            move_parts.held_objects = _hold_objects(writer, config.nodes)
         if "" in generations:
             # Until it is known what exports name.
             move_parts.held_from = 0
@@ -427,6 +437,7 @@ def assemble(
             sources,
             writer,
             reader_log,
+            move_parts.held_objects,
         )
         status = Status(status_parts)
         metrics = MetricsMethods(
@@ -719,6 +730,13 @@ def _join(
         note_latency=lambda took_s: commits.note("commit", int(took_s * 1e9)),
     )
     return _OpenedEngine(engine, engine.writer)
+
+
+def _hold_objects(writer: Writer, config: NodesConfig) -> HeldObjects:
+    """Return what holds objects that nodes that read may need."""
+    return HeldObjects(
+        lambda: writer.last_change, lambda: writer.applied_by_readers, config.keep_objects_s
+    )
 
 
 def _confirmed(engine: SqliteEngine, method: Handler) -> Handler:

@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from memfs.metadata.records import PendingMove, Usage
     from memfs.metadata.shared.log import Log, LogReport
     from memfs.metadata.shared.writer import Writer
+    from memfs.moves.held_objects import HeldObjects
     from memfs.moves.tally import CompressionTally
     from memfs.placement.prefetch.prefetcher import Prefetcher
     from memfs.placement.quotas import Quotas
@@ -110,6 +111,8 @@ class StatusParts(NamedTuple):
     """Sends changes to the database of the mount; None: there is no such one."""
     log: Log | None = None
     """What another node writes; None: this one does."""
+    held_objects: HeldObjects | None = None
+    """As of `MoveParts`."""
 
 
 def index_report(engine: Engine, config: QueryConfig) -> IndexReport:
@@ -333,6 +336,7 @@ class Status:
         counts = await engine.count_work(COUNT_MAX)
         pending = await engine.list_pending(None, PENDING_SHOWN)
         lost = await trio.to_thread.run_sync(self._parts.lost_found.usage)
+        held = self._parts.held_objects
         return WorkReport(
             unsealed_count=counts.unsealed_count,
             not_durable_count=counts.not_durable_count,
@@ -343,6 +347,7 @@ class Status:
             queued_count=self._parts.count_queued(),
             lost_count=lost.count,
             lost_bytes=lost.bytes,
+            needed_count=0 if held is None else await engine.count_held(held.held_from),
         )
 
     async def _describe(self, moves: Sequence[PendingMove]) -> list[PendingReport]:

@@ -131,6 +131,8 @@ class WorkReport(NamedTuple):
     """Files in lost+found, and objects that it names; see `memfs gc --lost-found`."""
     lost_bytes: int = 0
     """What these files take up on the disk."""
+    needed_count: int = 0
+    """Objects to be removed that stay for now, since nodes that read may need them."""
 
 
 class SourceReport(NamedTuple):

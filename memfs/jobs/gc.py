@@ -76,8 +76,9 @@ class GcMethods:
         """Remove garbage for `SLICE_S`.
 
         Returns:
-            `removed_count`, 0 if nothing can be removed at present, `left_count`, and `held_count`
-            of objects that stay as long as an export may name them.
+            `removed_count`, 0 if nothing can be removed at present, `left_count`, `held_count`
+            of objects that stay as long as an export may name them, and `needed_count` of others
+            that stay because nodes that read may need them.
         """
         removed_count = 0
         end_s = time.monotonic() + SLICE_S
@@ -87,14 +88,17 @@ class GcMethods:
                 break
             removed_count += step_count
         left_count = (await self._parts.engine.usage()).garbage_count
-        held_count = 0
-        if self._parts.held_from is not None:
-            held_count = await self._parts.engine.count_held(self._parts.held_from)
+        held_count = await self._count_held(self._parts.held_from)
+        needed_count = await self._count_held(self._parts.garbage_held_from) - held_count
         return {
             "removed_count": removed_count,
-            "left_count": left_count - held_count,
+            "left_count": left_count - held_count - needed_count,
             "held_count": held_count,
+            "needed_count": needed_count,
         }
+
+    async def _count_held(self, held_from: int | None) -> int:
+        return 0 if held_from is None else await self._parts.engine.count_held(held_from)
 
     async def batches(self, dry_run: bool = False) -> BatchesReport:
         """Compact the sparsest batch.

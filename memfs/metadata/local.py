@@ -191,6 +191,13 @@ class Local(Changes, Protocol):
         """Return how many objects are garbage with this number or a higher one."""
         ...
 
+    async def last_garbage(self) -> int:
+        """Return the number of the last item that has become garbage and is left; 0: all are gone.
+
+        Later ones have higher numbers.
+        """
+        ...
+
     async def clear_garbage(self, items: Sequence[int]) -> None:
         """Forget garbage that has been removed."""
         ...

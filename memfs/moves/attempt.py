@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from memfs.hot.board import HotBoard
     from memfs.metadata.engine import Engine
     from memfs.metadata.records import Inode
+    from memfs.moves.held_objects import HeldObjects
     from memfs.moves.mending import FetchPublished
     from memfs.stores.lost_found import LostFound
     from memfs.stores.packed import PackedStore
@@ -112,6 +113,8 @@ class MoveParts:
     held_from: int | None = None
     """Objects that have become garbage with this number or a higher one stay: an export in the
     store may name them. 0: all of them; None: not one."""
+    held_objects: HeldObjects | None = None
+    """Holds what nodes that read may need; None: this state is read here alone."""
     source: str | None = None
     """Why nothing in the store may be changed; None: it is this state's own."""
     writes: bool = True
@@ -130,6 +133,17 @@ class MoveParts:
         default_factory=lambda: trio.CapacityLimiter(PROMPT_THREADS_MAX)
     )
     """For what programs wait for: hydration, and room on the disk."""
+
+    @property
+    def garbage_held_from(self) -> int | None:
+        """Objects that have become garbage with this number or a higher one stay for now.
+
+        None: not one.
+        """
+        bounds = [] if self.held_from is None else [self.held_from]
+        if self.held_objects is not None:
+            bounds.append(self.held_objects.held_from)
+        return min(bounds, default=None)
 
     @property
     def store_names(self) -> tuple[str, ...]:

@@ -99,9 +99,11 @@ class GarbageCollector:
                 due.remove(name)
         stuck = set[int]().union(*(self._stuck.get(name, ()) for name in (None, *due)))
         # Objects that wait for the store must not hide what takes up room here.
-        # Nor is removed what an export in the store may name.
+        # Nor is removed what an export in the store may name, or a node that reads may need.
+        if due and parts.held_objects is not None:
+            await parts.held_objects.look(parts.engine)
         listed = await parts.engine.list_garbage(
-            limit + len(stuck), remote=bool(due), held_from=parts.held_from, stores=due
+            limit + len(stuck), remote=bool(due), held_from=parts.garbage_held_from, stores=due
         )
         items = [item for item in listed if item.item not in stuck]
         return await self._remove(items) if items else 0

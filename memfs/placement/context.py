@@ -127,6 +127,7 @@ class Context:
         """True if each file is to have an object soon after its seal: other nodes may read it."""
         return (
             self.config.metadata.url is not None
+            and self.parts.writes
             and self.config.nodes.upload == UPLOAD_SEALED
             and self.parts.remote is not None
         )

@@ -321,3 +321,35 @@ def test_killed_while_a_file_is_uploaded_by_itself(armed: Path, unmounted_node: 
     assert path.read_text() == "text"
     node.mount.stop()
     node.compare()
+
+
+_READER = """
+    insert into node (node, name, state_id, role, epoch, state, seq, applied, beat, version)
+    select 2, 'reader', '\\x00', 'reader', 0, 'live', 0, seq, now(), '' from node
+"""
+
+
+def test_objects_stay_until_nodes_that_read_know_that_nothing_refers_to_them(
+    unmounted_node: NodeMount,
+) -> None:
+    """And `status` and `gc` tell of them; a daemon that is killed forgets no object."""
+    node = unmounted_node
+    node.mount.options = ("-o", "nodes.keep_objects=0")
+    node.mount.start()
+    path = node.root / "file"
+    path.write_text("text")
+    wait_for(lambda: os.getxattr(path, "user.memfs.state") == b"remote", "not uploaded")
+    node.database.execute(_READER)
+    path.unlink()
+    wait_for(lambda: "1 kept while nodes that read" in run_memfs("status", node.root), "gone")
+    node.mount.kill()
+    node.mount.start()
+    assert "1 objects stay while nodes that read" in run_memfs("gc", node.root)
+    node.database.execute(
+        "update node set applied = (select seq from node where role = 'writer') where node = 2"
+    )
+
+    def left() -> list[Path]:
+        return [*(node.mount.base / "objects").glob("batches/*/*")]
+
+    wait_for(lambda: not left(), left)

@@ -6,7 +6,7 @@ nothing is there. Who reads may be told a version that
 
 1. had begun when the reading ended;
 2. is not older than the last one whose change had ended when the reading began; and
-3. is not older than what somebody had been told, on any node, before the reading began.
+3. is not older than what somebody had been told, on a node that reads, before that.
 
 A change of which the program does not know whether it has come to be is a version that may be told,
 and need not. An error is allowed while there is a reason for it: a version of that path that is
@@ -49,8 +49,10 @@ class Version(NamedTuple):
     end_ns: float
     """When its change had ended; infinite: nobody knows whether it was made."""
     program: str
+    node: str = ""
+    """On which it was made."""
     in_place: bool = False
-    """Its file was there before it was written; while it is, its size is anything."""
+    """The file itself was written: on its node, programs see that part by part."""
 
 
 class Violation(NamedTuple):
@@ -186,7 +188,7 @@ class Judge:
         register = self._registers[path]
         owner = register.versions[-1].program
         assert owner in ("", done.program), f"{path} is changed by {owner} and {done.program}"
-        register.add(Version(value, size, done.begin_ns, end_ns, done.program, in_place))
+        register.add(Version(value, size, done.begin_ns, end_ns, done.program, done.node, in_place))
         directory, _, name = path.rpartition("/")
         self._children[directory].setdefault(name)
 
@@ -262,8 +264,10 @@ class Judge:
         for number in range(least, len(versions)):
             if versions[number].begin_ns > done.end_ns:
                 break
-            if matches(versions[number]):
-                if not is_stat:
+            version = versions[number]
+            if _is_watched(version, done) or matches(version):
+                # On its own node a change is seen before it has ended.
+                if not is_stat and done.node != version.node:
                     register.tell(done.end_ns, number)
                 return
         yield Violation(done, path, _reason(versions, least, done, matches))
@@ -279,6 +283,11 @@ class Judge:
         yield Violation(
             done, path, "the file was closed and uploaded, and nothing was broken meanwhile"
         )
+
+
+def _is_watched(version: Version, done: Operation) -> bool:
+    """Return whether a file was written in place, on the same node, while it was looked at."""
+    return version.in_place and version.node == done.node and version.end_ns >= done.begin_ns
 
 
 def _is_named(version: Version) -> bool:

@@ -34,6 +34,9 @@ BYTES_MAX = 30_000
 LOOK_S = 0.05
 """Between two questions whether a file is in the store."""
 UPLOAD_LOOKS = 200
+READ_PAUSE_S = 0.02
+WRITE_PAUSE_S = 0.05
+"""At most, between two things that a program does."""
 AGAIN_S = 0.1
 """Between two attempts to reach a mount that is not there."""
 
@@ -264,9 +267,8 @@ class Reader:
         # The directories that writers have left rarely change.
         home = self._rng.choice(self._homes[-4:] if self._rng.random() < 0.9 else self._homes)
         slot = f"{home}/slot-{self._rng.randrange(SLOTS)}"
-        path = self._rng.choice(
-            [*(f"{home}/file-{number}" for number in range(FILES)), f"{slot}/token"]
-        )
+        chance = self._rng.random()
+        path = f"{home}/file-{self._rng.randrange(FILES)}" if chance < 0.7 else f"{slot}/token"
         chance = self._rng.random()
         if chance < 0.6:
             done = self._recorder.do(Kind.READ, path, lambda: self._place.read(path))
@@ -292,7 +294,7 @@ def run_writer(place: Place, recorder: Recorder, name: str, rng: random.Random) 
         while writer.step():
             if place.is_over():
                 return
-            time.sleep(rng.uniform(0, 0.05))
+            time.sleep(rng.uniform(0, WRITE_PAUSE_S))
 
 
 def run_reader(place: Place, recorder: Recorder, name: str, rng: random.Random) -> None:
@@ -303,6 +305,8 @@ def run_reader(place: Place, recorder: Recorder, name: str, rng: random.Random) 
         while reader.step():
             if place.is_over():
                 return
+            # Others have the processors as well.
+            time.sleep(rng.uniform(0, READ_PAUSE_S))
 
 
 ROLES = {"writer": run_writer, "reader": run_reader}

@@ -44,8 +44,9 @@ async def test_garbage_is_removed_and_a_dry_run_only_counts(state: State, gc: Gc
     for name in ("a", "b"):
         await state.create(name, b"content")
         await state.unlink(name)
-    assert await gc.garbage(dry_run=True) == {"removed_count": 0, "left_count": 2, "held_count": 0}
-    assert await gc.garbage() == {"removed_count": 2, "left_count": 0, "held_count": 0}
+    held = {"held_count": 0, "needed_count": 0}
+    assert await gc.garbage(dry_run=True) == {"removed_count": 0, "left_count": 2} | held
+    assert await gc.garbage() == {"removed_count": 2, "left_count": 0} | held
     assert await state.leaks() == []
 
 

@@ -101,6 +101,12 @@ ALLOWED: dict[str, Sequence[Operation]] = {
         wrote(1, 2, "a", kind=Kind.REPLACE), wrote(5, 6, "bb", kind=Kind.REPLACE),
         asked(7, LAG_NS, 1), asked(LAG_NS, LAG_NS + 9, 2),
     ],
+    "on the node that writes, a file while it is written": [
+        wrote(1, 9, "a"), read(3, 4, "torn", node="writer"), missed(5, 6),
+    ],
+    "on the node that writes, what other nodes do not know yet": [
+        wrote(1, 9, "a", kind=Kind.REPLACE), read(3, 4, "a", node="writer"), missed(5, 6),
+    ],
     "a size of a file that is being written": [
         wrote(1, 2, "a"), wrote(5, 6, "bb"), asked(7, 8, 0),
     ],
@@ -131,6 +137,10 @@ FORBIDDEN: dict[str, tuple[Sequence[Operation], str]] = {
     "a removed file": ([wrote(1, 2, "a"), removed(3, 4), read(5, 6, "a")], "nothing, version 2"),
     "parts of a file": ([wrote(1, 2, "a"), read(3, 4, "torn")], "no such version was ever made"),
     "an empty file": ([wrote(1, 9, "a"), read(3, 4, "torn")], "no such version was ever made"),
+    "parts of a file that was closed, on the node that writes": (
+        [wrote(1, 2, "a"), read(3, 4, "torn", node="writer")],
+        "no such version was ever made",
+    ),
     "an error without a reason": (
         [wrote(1, 2, "a"), uploaded(3), failed(4, 5, "EIO")],
         "nothing was broken",

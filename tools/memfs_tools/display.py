@@ -410,7 +410,8 @@ def _work_lines(work: WorkReport) -> list[str]:
         (work.intent_count, "moving"),
         (work.queued_count, "to be moved"),
         (work.pending_count, "waiting to move"),
-        (work.garbage_count, "to be removed"),
+        (work.garbage_count - work.needed_count, "to be removed"),
+        (work.needed_count, "kept while nodes that read may need them"),
     ]
     busy = [f"{_count(number)} {what}" for number, what in counts if number]
     lines = [f"work    {', '.join(busy) if busy else 'none'}"]

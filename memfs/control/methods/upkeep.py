@@ -68,6 +68,8 @@ class GarbageReport(TypedDict):
     left_count: int
     held_count: int
     """Objects that stay as long as an export in the store may name them."""
+    needed_count: int
+    """Other objects that stay because nodes that read may need them."""
 
 
 class CompactedReport(TypedDict):

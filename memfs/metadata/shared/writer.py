@@ -258,6 +258,11 @@ class Writer:
             tuple(sorted(self._retries.items())),
         )
 
+    @property
+    def last_change(self) -> int:
+        """Number of the last change of this node, confirmed or not."""
+        return self._outbox.number
+
     async def run(self) -> None:
         """Send entries until cancelled, or until another process has this node's place."""
         outbox = self._outbox

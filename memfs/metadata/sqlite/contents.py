@@ -386,6 +386,10 @@ class Contents(Attributes):
         ((count,),) = self._rows(query, (held_from,))
         return int(count)
 
+    async def last_garbage(self) -> int:
+        ((item,),) = self._rows("select coalesce(max(item), 0) from garbage")
+        return int(item)
+
     async def clear_garbage(self, items: Sequence[int]) -> None:
         self._begin_change()
         for item in items:

@@ -98,6 +98,7 @@ class _Collection:
         self._removed_count = 0
         self._left_count = 0
         self._held_count = 0
+        self._needed_count = 0
         self._compacted_count = 0
         self._freed_bytes = 0
         self._sparse: dict[str, Any] = {}
@@ -122,6 +123,7 @@ class _Collection:
             self._removed_count += answer["removed_count"]
             self._left_count = answer["left_count"]
             self._held_count = answer["held_count"]
+            self._needed_count = answer["needed_count"]
             total_count = self._removed_count + self._left_count
             show("removing garbage", self._removed_count, total_count)
             if not answer["removed_count"]:
@@ -181,6 +183,7 @@ class _Collection:
             "removed_count": self._removed_count,
             "left_count": self._left_count,
             "held_count": self._held_count,
+            "needed_count": self._needed_count,
             "compacted_count": self._compacted_count,
             "freed_bytes": self._freed_bytes,
             "sparse": self._sparse,
@@ -194,9 +197,10 @@ class _Collection:
         for failure in self._failures:
             complain(str(failure))
         held = f"; {self._held_count} objects stay while exports name them"
+        needed = f"; {self._needed_count} objects stay while nodes that read may need them"
         tell(
             f"garbage: {self._removed_count} removed, {self._left_count} left"
-            f"{held if self._held_count else ''}"
+            f"{held if self._held_count else ''}{needed if self._needed_count else ''}"
         )
         tell(
             f"batches: {self._compacted_count} compacted, {format_size(self._freed_bytes)} freed; "
