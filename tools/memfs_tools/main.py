@@ -30,6 +30,7 @@ _MODULES = {
     "mount": "mount",
     "umount": "umount",
     "format": "format",
+    "node": "node",
     "status": "status",
     "top": "top",
     "health": "health",

@@ -45,6 +45,9 @@ NODE = 1
 NAME_BYTES_MAX = 255
 """The longest name of a node."""
 
+AWAY_S = 10.0
+"""A node that was not heard of for so long is not mounted: it is heard of every second."""
+
 READ_LOG = "select seq, body from change where node = $1 and seq > $2 order by seq limit $3"
 """The bodies of a node's changes beyond a number, in order."""
 
@@ -129,6 +132,11 @@ _HOLD_CHANGES = """
     where node = $1::bigint and state <> 'live'
 """
 """Who reads all tables from now on needs the changes beyond."""
+_FORGET = """
+    update node set state = 'left' where name = $1::text and role = 'reader' and state <> 'left'
+        and (state <> 'live' or beat < now() - $2 * interval '1 second')
+    returning node
+"""
 _LIST_NODES = """
     select n.name, n.role, n.state, n.epoch,
         case n.role when 'writer' then n.seq else n.applied end,
@@ -313,6 +321,28 @@ def list_nodes(client: Client, database: str) -> list[NodeReport]:
     """
     _found_mount(client, database)
     return [NodeReport._make(row) for row in client.query(_LIST_NODES)]
+
+
+def forget(client: Client, database: str, name: str) -> None:
+    """Remove a node that reads: no changes are kept for it, and its name is free.
+
+    Args:
+        client: Connected to it.
+        database: How messages name it, without secrets.
+        name: That of the node.
+
+    Raises:
+        UsageError: There is no such node, it writes, or it is mounted.
+        DatabaseError, DisconnectedError: As of `Client.query`.
+    """
+    nodes = [node for node in list_nodes(client, database) if node.name == name]
+    if any(node.role == Role.WRITER for node in nodes):
+        raise UsageError(f"{database}: node {name} writes, and is not removed")
+    if client.query(_FORGET, (name, AWAY_S)):
+        return
+    if any(node.state == NodeState.LIVE for node in nodes):
+        raise UsageError(f"{database}: node {name} is mounted: unmount it before", ExitCode.BUSY)
+    raise UsageError(f"{database} has no node {name} that reads: see `memfs node list`")
 
 
 def join(

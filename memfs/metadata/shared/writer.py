@@ -106,7 +106,7 @@ LOCAL_S = 1.0
 TRIM_S = 1.0
 """Between two groups that remove bodies."""
 KEPT_COUNT_MAX = 10_000_000
-"""A node that reads and lacks more changes is left behind: they take some 6 GB."""
+"""A node that reads and lacks more changes is left behind: they take some 2 GB."""
 BEAT_S = 5.0
 """A connection without work is tried so often: one that is lost is known before a program waits."""
 

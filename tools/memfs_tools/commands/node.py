@@ -1,0 +1,134 @@
+"""`memfs node`: the machines that take part in a mount whose names are in a database."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+import click
+
+from memfs.errors import DisconnectedError, UsageError
+from memfs.exit_codes import ExitCode
+from memfs.sizes import format_count, format_duration
+from memfs_tools.arguments import AS_JSON, GivenPath
+from memfs_tools.terminal import tell, tell_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from memfs.metadata.shared.client import Client
+    from memfs.metadata.shared.schema import NodeReport
+
+_CONFIG = click.option(
+    "-c", "--config", type=GivenPath(), metavar="FILE", help="TOML file that has metadata.url."
+)
+
+
+@click.group()
+def node() -> None:
+    """Look after the machines that take part in one mount.
+
+    \b
+    memfs node list -c /etc/memfs.toml
+
+    Its names are in a PostgreSQL database, which these commands ask: no daemon has to run.
+    """  # noqa: D301 - \b is for click: keep the lines below as they are
+
+
+@node.command("list")
+@click.argument("url", required=False)
+@_CONFIG
+@AS_JSON
+def list_nodes(url: str | None, config: Path | None, as_json: bool) -> None:
+    """Show which machines write and read a mount, and how far behind each is.
+
+    \b
+    memfs node list -c /etc/memfs.toml
+    memfs node list postgresql://memfs@db/memfs
+
+    One node writes, and all others read. A node is `live` as long as the changes that it needs are
+    kept. It is `behind` when it was away for longer than nodes.keep_changes, and `left` when
+    somebody has removed it: it then copies all names anew at its next mount.
+    """  # noqa: D301 - \b is for click: keep the lines below as they are
+    from memfs.metadata.shared import schema
+
+    with _connected(url, config) as (client, name):
+        found = schema.list_nodes(client, name)
+    if as_json:
+        tell_json([each._asdict() for each in found])
+        return
+    if not found:
+        tell(f"{name}: no machine has mounted it yet")
+    for each in found:
+        tell(f"{each.name}: {_state(each)}")
+        heard = format_duration(max(each.heard_s, 0))
+        tell(f"  heard of {heard} ago, epoch {each.epoch}, memfs {each.version}")
+
+
+@node.command()
+@click.argument("name")
+@click.argument("url", required=False)
+@_CONFIG
+def forget(name: str, url: str | None, config: Path | None) -> None:
+    """Remove a machine that reads and that will not come back.
+
+    \b
+    memfs node forget gpu-07 -c /etc/memfs.toml
+
+    The database keeps changes for it until then, for nodes.keep_changes at most, and its name is
+    taken. Nothing is lost: should it come back after all, it copies all names anew. One that is
+    mounted is refused, and so is the one that writes.
+    """  # noqa: D301 - \b is for click: keep the lines below as they are
+    from memfs.metadata.shared import schema
+
+    with _connected(url, config) as (client, database):
+        schema.forget(client, database, name)
+    tell(f"{name}: removed from {database}")
+
+
+@contextlib.contextmanager
+def _connected(url: str | None, config: Path | None) -> Iterator[tuple[Client, str]]:
+    """Yield a connection to the database of a mount, and what messages call it."""
+    # Imported here: the client of the database takes a tenth of a second.
+    from memfs.metadata.shared.address import Address
+    from memfs.metadata.shared.client import Client
+
+    address = Address.parse(_url(url, config), os.environ)
+    try:
+        client = Client.connect(address)
+    except DisconnectedError as error:
+        raise UsageError(
+            f"{error}; see that the server runs and lets you in, as psql does with this URL",
+            ExitCode.NO_ANSWER,
+        ) from None
+    with contextlib.closing(client):
+        yield client, str(address)
+
+
+def _url(url: str | None, config: Path | None) -> str:
+    """Return the URL of the database that a command is about."""
+    if url is not None and config is None:
+        return url
+    if url is not None or config is None:
+        raise click.UsageError("name the database by its URL, or else a configuration by -c")
+    from memfs.config_file import load_config
+
+    found = load_config(config).metadata.url
+    if found is None:
+        raise UsageError(f"{config} has no metadata.url: the names of its mount are in no database")
+    return found
+
+
+def _state(node: NodeReport) -> str:
+    if node.role == "writer":
+        return f"writes, {format_count(node.applied, 'change')} so far"
+    if node.state != "live":
+        return f"reads, {node.state}"
+    if not node.behind_count:
+        return "reads, live, has all changes"
+    lacks = f"reads, live, lacks {format_count(node.behind_count, 'change')}"
+    if node.behind_s is None:
+        return lacks
+    return f"{lacks}, the oldest of {format_duration(max(node.behind_s, 0))} ago"
