@@ -710,6 +710,7 @@ def _join(
     from memfs.metadata.shared.client import TIMEOUT_S
     from memfs.metadata.shared.connector import PostgresConnector
     from memfs.metadata.shared.engine import NodeSettings, SharedEngine
+    from memfs.metadata.shared.reader_engine import ReaderEngine, ReaderSettings
 
     assert config.metadata.url is not None
     limit_s = config.nodes.commit_timeout_s
@@ -717,7 +718,17 @@ def _join(
     connector = PostgresConnector(address, config.glacier.url, min(limit_s, TIMEOUT_S))
     name = config.nodes.name or socket.gethostname()
     if config.nodes.role == READER:
-        raise UsageError(f"nodes.role = {READER} comes with the next change of memfs")
+        reader = ReaderEngine.join(
+            state_dir,
+            config.metadata,
+            connector,
+            ReaderSettings(name, limit_s),
+            migration=Migration(tell),
+            query=config.query,
+            reach=FaultPoints().reach,
+            tell=tell,
+        )
+        return _OpenedEngine(reader, log=reader.log)
     engine = SharedEngine.join(
         state_dir,
         config.metadata,

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from memfs.content.opening import Handle
     from memfs.filesystem.operations import AttributeRequest, Caller
     from memfs.filesystem.recency import Recency
-    from memfs.filesystem.replies import Entry, Opened
+    from memfs.filesystem.replies import Attributes, Entry, Opened
     from memfs.filesystem.shared import Parts
     from memfs.filesystem.small_files import Client, SmallContent
     from memfs.metadata.records import DirectoryEntry, Inode
@@ -53,6 +53,8 @@ class ReadingFilesystem(Filesystem):
         self._recency = recency
         self._outdated: set[InodeNo] = set()
         """Open files that have other bytes by now, or are gone."""
+        self._known: dict[InodeNo, Inode] = {}
+        """Open files, as they were when they were opened last."""
         register = self.invalidations.register
         # At once: pages are forgotten by a thread that may have to wait.
         register(Aspect.CONTENT, self._kernel_cache.forget_attributes, lambda: None)
@@ -116,6 +118,17 @@ class ReadingFilesystem(Filesystem):
                 f"on node {self._recency.writer}: have it listed there"
             )
 
+    # --- attributes ------------------------------------------------------------------------------
+    async def get_attributes(self, ino: InodeNo) -> Attributes:
+        """GETATTR, STATX; who has a file open hears of it after its removal, too."""
+        try:
+            return await super().get_attributes(ino)
+        except StaleInodeError:
+            opened = self._known.get(ino)
+            if opened is None:
+                raise
+            return self._attributes(opened._replace(nlink=0))
+
     # --- content ---------------------------------------------------------------------------------
     async def open(
         self, caller: Caller, ino: InodeNo, flags: int, kill_suidgid: bool = False
@@ -150,12 +163,16 @@ class ReadingFilesystem(Filesystem):
         if mode == OpenMode.CACHED and inode.raw:
             # It stays for what has it open, whatever becomes of its name.
             table.read_fd(ino, inode.raw)
+        self._known[ino] = inode
         return mode, backing, handle
 
     def release(self, ino: InodeNo, handle: Handle) -> None:
         """RELEASE."""
         super().release(ino, handle)
-        if ino in self._outdated and not self._open_table.is_open(ino):
+        if self._open_table.is_open(ino):
+            return
+        self._known.pop(ino, None)
+        if ino in self._outdated:
             self._outdated.discard(ino)
             self._open_table.forget_raw(ino)
 

@@ -201,11 +201,13 @@ def test_what_is_open_is_read_on_after_its_removal(reader: Reader) -> None:
     if opened.mode == OpenMode.CACHED:
         reader.world.run(reader.world.garbage.collect(10))
         assert reader.read(ino, opened) == b"content"
+    shown = reader.world.request(reader.filesystem.get_attributes(ino)).inode
+    assert (shown.nlink, shown.size) == (0, 7)
+    reader.filesystem.release(ino, opened.handle)
+    assert not reader.world.open_table.is_open(ino)
     with pytest.raises(Refusal) as caught:
         reader.world.request(reader.filesystem.get_attributes(ino))
     assert caught.value.errno == errno.ESTALE
-    reader.filesystem.release(ino, opened.handle)
-    assert not reader.world.open_table.is_open(ino)
 
 
 def test_a_file_that_is_rewritten_while_it_is_open(reader: Reader) -> None:

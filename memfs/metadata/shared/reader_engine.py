@@ -199,6 +199,11 @@ class ReaderEngine(Applying):
             stack.pop_all()
         return engine
 
+    @property
+    def object_state_id(self) -> StateId:
+        """That of the node which writes."""
+        return self.writer_state_id
+
     def close(self) -> None:
         """Close the connection and the replica; idempotent."""
         self.log.close()

@@ -1,0 +1,398 @@
+"""Two daemons and a database: what one node has written is seen by the one that reads, at once."""
+
+from __future__ import annotations
+
+import errno
+import json
+import mmap
+import os
+import signal
+import subprocess
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from memfs.encryption.keys import generate_key_file
+from tests import scratch
+from tests.mounting import Mount, MountError, run_memfs
+from tests.waiting import WAIT_S, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.servers.postgresql import Database
+
+pytestmark = pytest.mark.mount
+
+LIMIT_S = 100
+"""No wait ends by it, however busy the machine is."""
+SHORT_LIMIT_S = 3
+
+ROUNDS = 5
+
+
+class Way(NamedTuple):
+    """How a test wants its two nodes."""
+
+    driver: str = "kernel"
+    """That of the reader."""
+    limit_s: int = LIMIT_S
+    """So long the reader waits for the database, and for bytes."""
+    is_encrypted: bool = False
+    upload: str = "sealed"
+
+
+def pairs(*ways: Way) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("pair", ways, indirect=True, ids=[way.driver for way in ways])
+
+
+both_drivers = pairs(Way("kernel"), Way("pyfuse3"))
+
+
+class Pair:
+    """A node that writes and one that reads, on one machine.
+
+    Args:
+        base: For both.
+        database: Empty.
+        way: How they are.
+    """
+
+    def __init__(self, base: Path, database: Database, way: Way) -> None:
+        self.database = database
+        self.objects = base / "objects"
+        self.objects.mkdir()
+        store = f"file://{self.objects}"
+        run_memfs("format", database.url, "--store", store)
+        more = ""
+        if way.is_encrypted:
+            generate_key_file(base / "key")
+            more = f'[encryption]\nkeys = ["file:{base}/key"]\n'
+
+        def configure(name: str, role: str, seconds: int) -> str:
+            return (
+                f'[metadata]\nurl = "{database.url}"\n[nodes]\nname = "{name}"\n'
+                f'role = "{role}"\ncommit_timeout = "{seconds}s"\nupload = "{way.upload}"\n'
+                f'[glacier]\nurl = "{store}"\n{more}'
+            )
+
+        for name in ("writer", "reader"):
+            (base / name).mkdir()
+        self.writer = Mount(
+            base / "writer", "kernel", configure("first", "writer", LIMIT_S), forked=True
+        )
+        self.reader = Mount(
+            base / "reader", way.driver, configure("second", "reader", way.limit_s), forked=True
+        )
+
+    def upload(self) -> None:
+        """Return when all that was written is in the object store."""
+        run_memfs("barrier", "--level", "remote", self.writer.root)
+
+    def status(self) -> dict[str, object]:
+        """Return what the reader tells of the database."""
+        report = json.loads(run_memfs("status", "--json", self.reader.root))
+        database: dict[str, object] = report["database"]
+        return database
+
+    def stop(self) -> None:
+        """Unmount both."""
+        self.reader.stop()
+        self.reader.check_log()
+        self.writer.stop()
+        self.writer.check_log()
+
+
+@pytest.fixture
+def pair(
+    request: pytest.FixtureRequest, scratch_area: scratch.Scratch, postgres: Database
+) -> Iterator[Pair]:
+    """Both are mounted."""
+    base = scratch_area.directory("nodes")
+    made = Pair(base, postgres, getattr(request, "param", Way()))
+    try:
+        made.writer.start()
+        made.reader.start()
+        yield made
+        made.reader.stop()
+        made.writer.stop()
+    finally:
+        if not postgres.server.is_running:
+            postgres.server.start()
+        for mount in (made.reader, made.writer):
+            for pid in mount.daemon_pids():
+                scratch.kill_and_wait(pid)
+        scratch.remove(base)
+
+
+def listing(root: Path) -> dict[str, tuple[int, int]]:
+    """Return sizes and times of all files below a directory."""
+    return {
+        str(path.relative_to(root)): (path.stat().st_size, path.stat().st_mtime_ns)
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
+
+
+@both_drivers
+def test_what_was_closed_before_is_seen(pair: Pair) -> None:
+    here, there = pair.writer.root, pair.reader.root
+    # The reader's kernel has looked at all of it before.
+    (here / "d/e").mkdir(parents=True)
+    (here / "f").write_text("0")
+    pair.upload()
+    assert (there / "f").read_text() == "0"
+    assert [path.name for path in (there / "d").iterdir()] == ["e"]
+    assert not (there / "missing").exists()
+    for number in range(ROUNDS):
+        text = f"content {number}" * 100
+        (here / "temporary").write_text(text)
+        pair.upload()
+        (here / "temporary").rename(here / "f")
+        assert (there / "f").read_text() == text
+    (here / "missing").write_text("")
+    assert (there / "missing").read_text() == ""
+    (here / "missing").unlink()
+    with pytest.raises(FileNotFoundError):
+        (there / "missing").open()
+    for number in range(ROUNDS):
+        (here / f"d/e/{number}").mkdir()
+        names = sorted(path.name for path in (there / "d/e").iterdir())
+        assert names == [str(each) for each in range(number + 1)]
+
+
+@both_drivers
+def test_files_in_directories_that_move(pair: Pair) -> None:
+    here, there = pair.writer.root, pair.reader.root
+    for name in ("a", "b"):
+        (here / name).mkdir()
+        (here / name / "f").write_text(name)
+    pair.upload()
+    assert (there / "a/f").read_text() == "a"
+    for number in range(ROUNDS):
+        (here / "a").rename(here / "c")
+        (here / "b").rename(here / "a")
+        (here / "c").rename(here / "b")
+        expected = "ba" if number % 2 == 0 else "ab"
+        assert (there / "a/f").read_text() + (there / "b/f").read_text() == expected
+        names = [path.name for path in (there / "a").iterdir()]
+        assert names == ["f"]
+
+
+@both_drivers
+def test_files_that_are_rewritten_in_place(pair: Pair) -> None:
+    here, there = pair.writer.root, pair.reader.root
+    for number in range(ROUNDS):
+        text = f"{number}" * (1000 * (ROUNDS - number))
+        (here / "f").write_text(text)
+        pair.upload()
+        assert (there / "f").read_text() == text
+        with (there / "f").open() as file:
+            assert os.fstat(file.fileno()).st_size == len(text)
+
+
+def test_attributes_links_and_symlinks(pair: Pair) -> None:
+    here, there = pair.writer.root, pair.reader.root
+    (here / "f").write_text("text")
+    (here / "s").symlink_to("f")
+    (here / "h").hardlink_to(here / "f")
+    os.setxattr(here / "f", "user.tag", b"1")
+    (here / "f").chmod(0o640)
+    os.utime(here / "f", ns=(1, 2_000_000_000))
+    pair.upload()
+    assert (there / "s").read_text() == (there / "h").read_text() == "text"
+    assert (there / "s").readlink().name == "f"
+    status = (there / "f").stat()
+    assert (status.st_nlink, status.st_mode & 0o777, status.st_mtime_ns) == (2, 0o640, 2 * 10**9)
+    assert (there / "h").stat().st_ino == status.st_ino
+    assert os.getxattr(there / "f", "user.tag") == b"1"
+    # The kernel knows them already, and they are old for a moment.
+    os.setxattr(here / "f", "user.tag", b"2")
+    (here / "f").chmod(0o600)
+    wait_for(lambda: os.getxattr(there / "f", "user.tag") == b"2", "an old xattr")
+    wait_for(lambda: (there / "f").stat().st_mode & 0o777 == 0o600, "an old mode")
+    # Its bytes are here, and have another mtime by now.
+    os.utime(here / "f", ns=(1, 3_000_000_000))
+    wait_for(lambda: (there / "f").stat().st_mtime_ns == 3 * 10**9, "an old time")
+    assert (there / "f").read_text() == "text"
+
+
+@both_drivers
+def test_what_a_program_has_open_goes_on(pair: Pair) -> None:
+    here, there = pair.writer.root, pair.reader.root
+    content = os.urandom(3 * mmap.PAGESIZE)
+    (here / "f").write_bytes(content)
+    pair.upload()
+    with (there / "f").open("rb") as file:
+        assert file.read(10) == content[:10]
+        mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        (here / "f").unlink()
+        wait_for(lambda: not (there / "f").exists(), "it has its name")
+        assert os.fstat(file.fileno()).st_nlink == 0
+        assert mapped[:] == content
+        file.seek(0)
+        assert file.read() == content
+        mapped.close()
+    assert list(there.iterdir()) == []
+
+
+def test_nothing_is_changed_here(pair: Pair) -> None:
+    here, there = pair.writer.root, pair.reader.root
+    (here / "f").write_text("text")
+    pair.upload()
+    assert (there / "f").read_text() == "text"
+    for change in (
+        lambda: (there / "n").write_text(""),
+        lambda: (there / "f").unlink(),
+        lambda: os.setxattr(there / "f", "user.a", b"1"),
+        lambda: (there / "f").chmod(0o600),
+    ):
+        with pytest.raises(OSError, match="Read-only") as caught:
+            change()
+        assert caught.value.errno == errno.EROFS
+    for arguments in (
+        ("pin", "warm", there / "f"),
+        ("snapshot", "create", "--mount", there, "s"),
+        ("gc", there),
+        ("mount", "-o", "remount,rw", there),
+    ):
+        with pytest.raises(MountError, match="node reads") as refused:
+            run_memfs(*arguments)
+        assert "first" in str(refused.value)
+    # Past the command, the daemon refuses.
+    subprocess.run(["mount", "-i", "-o", "remount,rw", there], check=True, timeout=WAIT_S)
+    with pytest.raises(OSError, match="Read-only"):
+        (there / "n").write_text("")
+    status = pair.status()
+    assert (status["node"], status["role"], status["writer"]) == ("second", "reader", "first")
+    assert "reads what node first writes" in run_memfs("status", there)
+    run_memfs("health", there)
+    assert "memfs_reader_lag_changes" in run_memfs("metrics", there)
+
+
+def test_the_store_is_read_alone(pair: Pair) -> None:
+    """Nothing there is made, changed or removed by a reader, from its start to its end."""
+    here, there = pair.writer.root, pair.reader.root
+    for number in range(3):
+        (here / f"{number}").write_bytes(os.urandom(10_000))
+    pair.upload()
+    pair.writer.stop()
+    before = listing(pair.objects)
+    for number in range(3):
+        assert len((there / f"{number}").read_bytes()) == 10_000
+    assert run_memfs("query", there, '{"$size": {"$gt": 0}}').count("\n") >= 3
+    pair.reader.stop()
+    pair.reader.start()
+    assert len((there / "1").read_bytes()) == 10_000
+    pair.reader.stop()
+    pair.reader.check_log()
+    assert listing(pair.objects) == before
+
+
+def test_killed_and_mounted_again(pair: Pair) -> None:
+    here, there = pair.writer.root, pair.reader.root
+    (here / "f").write_text("one")
+    pair.upload()
+    assert (there / "f").read_text() == "one"
+    pair.reader.kill_daemon()
+    pair.reader.kill()
+    (here / "f").write_text("two")
+    (here / "g").write_text("three")
+    pair.upload()
+    pair.reader.start()
+    assert (there / "f").read_text() + (there / "g").read_text() == "twothree"
+    pair.writer.kill_daemon()
+    pair.writer.kill()
+    assert (there / "f").read_text() == "two"
+    assert not (there / "h").exists()
+    pair.writer.start()
+    (here / "h").write_text("four")
+    pair.upload()
+    assert (there / "h").read_text() == "four"
+
+
+@pairs(Way(limit_s=SHORT_LIMIT_S))
+def test_a_database_that_stops_and_comes_back(pair: Pair) -> None:
+    here, there = pair.writer.root, pair.reader.root
+    (here / "f").write_text("one")
+    (here / "g").write_text("other")
+    pair.upload()
+    server = pair.database.server
+    with (there / "f").open() as file:
+        server.stop(signal.SIGQUIT)
+        for path in (there / "g", there / "missing"):
+            with pytest.raises(OSError, match="Input/output error") as caught:
+                path.open()
+            assert caught.value.errno == errno.EIO
+        with pytest.raises(OSError, match="Input/output error"):
+            list(there.iterdir())
+        assert file.read() == "one"
+        wait_for(lambda: pair.status()["reason"] is not None, pair.status)
+        with pytest.raises(MountError, match="has not come in"):
+            run_memfs("health", there)
+        assert "does not come in" in run_memfs("why", there / "f")
+        server.start()
+    wait_for(lambda: _reads(there / "g"), pair.status)
+    (here / "h").write_text("two")
+    pair.upload()
+    assert (there / "h").read_text() == "two"
+
+
+def _reads(path: Path) -> bool:
+    try:
+        return path.read_text() == "other"
+    except OSError:
+        return False
+
+
+@pairs(Way(limit_s=SHORT_LIMIT_S, upload="policy"))
+def test_bytes_that_are_not_there_yet(pair: Pair) -> None:
+    here, there = pair.writer.root, pair.reader.root
+    with (here / "f").open("w") as file:
+        file.write("text")
+        file.flush()
+        with pytest.raises(OSError, match="busy") as caught:
+            (there / "f").open()
+        assert caught.value.errno == errno.EBUSY
+        assert "node first is writing it" in run_memfs("why", there / "f")
+    with pytest.raises(OSError, match="Input/output error"):
+        (there / "f").open()
+    assert "its bytes are on node first alone" in run_memfs("why", there / "f")
+    pair.upload()
+    assert (there / "f").read_text() == "text"
+
+
+@pairs(Way(is_encrypted=True))
+def test_objects_are_read_with_the_identity_of_who_has_written_them(pair: Pair) -> None:
+    """Whole, and range by range where a file is too large to be fetched before it is opened."""
+    here, there = pair.writer.root, pair.reader.root
+    small, large = os.urandom(10_000), os.urandom(40 << 20)
+    (here / "small").write_bytes(small)
+    (here / "large").write_bytes(large)
+    pair.upload()
+    assert (there / "small").read_bytes() == small
+    with (there / "large").open("rb") as file:
+        file.seek(20 << 20)
+        assert file.read(1000) == large[20 << 20 : (20 << 20) + 1000]
+
+
+def test_pins_of_the_writer_hold_here(pair: Pair) -> None:
+    """Each node keeps in its own RAM what is pinned there, and what takes its place."""
+    here, there = pair.writer.root, pair.reader.root
+    (here / "d").mkdir()
+    run_memfs("pin", "warm", here / "d")
+    for number in range(2):
+        (here / "d/temporary").write_text(f"content {number}")
+        pair.upload()
+        (here / "d/temporary").rename(here / "d/f")
+        assert (there / "d").is_dir()
+        wait_for(lambda: tier_of(there / "d/f") == "warm", lambda: tier_of(there / "d/f"))
+        assert (there / "d/f").read_text() == f"content {number}"
+
+
+def tier_of(path: Path) -> str:
+    try:
+        return os.getxattr(path, "user.memfs.tier").decode()
+    except OSError as error:
+        return str(error)
