@@ -5,7 +5,8 @@ must know what is in one has its objects listed, one level deep, before it is an
 meanwhile wait for the same listing. Directories that this finds wait in turn for somebody.
 
 Invariant: a program never sees a part of a directory as the whole of it. A listing that has not
-ended is an error, and the directory is listed again from its beginning.
+ended is an error, and the directory is listed again from its beginning. Only an object whose size
+the source does not tell has no file; it is told, and looked for again.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from memfs.errors import NotFoundError, StaleInodeError, StoreError
 from memfs.filesystem.foreign_changes import ForeignChanges, NewObject
 from memfs.filesystem.object_names import names_of_key
 from memfs.moves.attempt import sources_of
+from memfs.stores.told import SIZE_UNKNOWN
 from memfs.types import ROOT_INODE
 from memfs.waiting import leave
 
@@ -48,8 +50,8 @@ FAILURE_S = 5.0
 """A listing that has failed is not tried again for so long: `ls -l` looks each name up. Guess."""
 
 EMPTY_S = 30.0
-"""The same of one that has found nothing: objects may come, and the directory is not listed for
-good. Guess."""
+"""The same of one that has found nothing, or objects of unknown size: more may come, and the
+directory is not listed for good. Guess."""
 
 ENDED_COUNT_MAX = 4096
 """Listings that are remembered for these times."""
@@ -68,7 +70,7 @@ class _Ended(NamedTuple):
 
     until_s: float
     error: str
-    """Why it has failed; empty: it has found nothing."""
+    """Why it has failed; empty: it has found nothing, or not all."""
 
 
 class _Listing:
@@ -78,6 +80,8 @@ class _Listing:
         self.ended = trio.Event()
         self.error = ""
         self.count = 0
+        self.unknown: list[str] = []
+        """Keys of objects whose size the source does not tell."""
 
 
 class DemandListing(ForeignChanges):
@@ -162,7 +166,17 @@ class DemandListing(ForeignChanges):
             shown = f"{source.url}/{shown}"
             async for found in self._merge(source, directory):
                 listing.count += len(found)
-            if listing.count:
+                listing.unknown += [each.key for each in found if each.size == SIZE_UNKNOWN]
+            if listing.unknown:
+                count, first = len(listing.unknown), listing.unknown[0]
+                what = f"{count} objects have no size that can be, as {first}"
+                if count == 1:
+                    what = f"1 object has no size that can be, {first}"
+                log.warning("%s: %s: left out", shown, what)
+                self._tell_failure(shown, what)
+                # Not for good: a later answer may tell it.
+                self._note_ended(directory.ino, EMPTY_S, "")
+            elif listing.count:
                 async with self._engine.change():
                     await self._engine.set_listed(directory.ino, time.time_ns())
                 self._move_parts.faults.reach("list.ended")
@@ -202,7 +216,13 @@ class DemandListing(ForeignChanges):
                 until = page[-1].order
                 known = {each.key async for each in self.rows_in(directory, after, until)}
                 gone = {key async for key in self.gone_in(directory, after, until)}
-                new = [each for each in page if each.order not in known and each.order not in gone]
+                new = [
+                    each
+                    for each in page
+                    if each.order not in known
+                    and each.order not in gone
+                    and each.size != SIZE_UNKNOWN
+                ]
                 if like.takes_metadata:
                     new = await store.look_at_all(new)
                 some = await self.new_in(source, directory, new)

@@ -25,6 +25,7 @@ from memfs.filesystem.foreign_changes import Likeness, NewObject, is_same
 from memfs.filesystem.object_names import names_of_key
 from memfs.metadata.foreign import Conflict, WhenGone
 from memfs.moves.attempt import sources_of
+from memfs.stores.told import SIZE_UNKNOWN
 from memfs.types import ROOT_INODE, InodeNo
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class RefreshTally:
     taken_bytes: int = 0
     failed_count: int = 0
     failures: list[str] = field(default_factory=list)
-    """The first files that could not be taken, or given back."""
+    """The first files that could not be taken, or given back, and keys of unknown size."""
     problem: str = ""
 
     def note_taken(self, size: int) -> None:
@@ -323,10 +324,14 @@ class Refresh:
             self._tally.listed_count += not found.key.endswith("/") or (
                 found.attributes is None and directory is None
             )
-            self._tally.listed_bytes += found.size
+            self._tally.listed_bytes += max(found.size, 0)
             key = found.order
             row = known.pop(key, None)
-            if row is not None:
+            if found.size == SIZE_UNKNOWN:
+                # Its file stays as it is; the next listing may tell more.
+                gone.discard(key)
+                self._tally.note_failed(found.key, "its source tells no size that can be")
+            elif row is not None:
                 await self._compare(row, found)
             elif key in gone:
                 gone.discard(key)

@@ -48,6 +48,7 @@ from memfs.stores.restoring import (
 from memfs.stores.source import RangeRead, SourceObject
 from memfs.stores.store import PART_BYTES, ObjectStat
 from memfs.stores.sums import Sum
+from memfs.stores.told import size_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -316,9 +317,9 @@ class AzureStore(FsspecStore):
             return SourceObject(item.name[len(self._key("")) :], 0, "", 0)
         return SourceObject(
             item.name[len(self._key("")) :],
-            int(item.size),
+            size_of(item.size),
             item.etag.strip('"'),
-            int(item.last_modified.timestamp() * 1_000_000_000),
+            int(item.last_modified.timestamp() * 1_000_000_000) if item.last_modified else 0,
         )
 
     def _read_if(self, wanted: SourceObject, start: int, end: int) -> RangeRead:

@@ -34,6 +34,7 @@ from memfs.stores.objects import (
 from memfs.stores.source import RangeRead, SourceObject
 from memfs.stores.store import PART_BYTES, ObjectStat
 from memfs.stores.sums import decoded
+from memfs.stores.told import iso_ns, size_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -310,9 +311,9 @@ class GcsStore(FsspecStore):
         return found, answer.get("nextPageToken")
 
     def _source_object(self, item: Mapping[str, Any]) -> SourceObject:
-        mtime_ns = int(_seconds(item["updated"]) * 1_000_000_000)
         key, generation = item["name"][len(self._key("")) :], str(item["generation"])
-        found = SourceObject(key, int(item["size"]), generation, mtime_ns, generation)
+        size, mtime_ns = size_of(item.get("size")), iso_ns(item.get("updated", ""))
+        found = SourceObject(key, size, generation, mtime_ns, generation)
         return found._replace(
             content_type=item.get("contentType", ""),
             metadata=tuple(sorted(item.get("metadata", {}).items())),

@@ -25,6 +25,7 @@ import fsspec
 import fsspec.asyn
 import fsspec.callbacks
 import fsspec.core
+import fsspec.spec
 import trio
 from fsspec.exceptions import FSTimeoutError
 
@@ -42,6 +43,7 @@ from memfs.stores.disk import write_all_at
 from memfs.stores.parts import PART_CONCURRENCY, PartSlots
 from memfs.stores.source import RangeRead, SourceObject
 from memfs.stores.store import PART_BYTES, ObjectStat
+from memfs.stores.told import size_of
 from memfs.urls import url_without_secrets
 
 if TYPE_CHECKING:
@@ -411,9 +413,34 @@ class FsspecStore:
                 for item in self._fs.ls(top, detail=True)
             ]
         else:
-            found: dict[str, dict[str, Any]] = self._fs.find(top, detail=True)
+            found = self._find(top)
             objects = [_source_object(path[skip:], item) for path, item in found.items()]
         return sorted(objects, key=_order_of), None
+
+    def _find(self, top: str) -> dict[str, dict[str, Any]]:
+        """Return all files below a directory, with what is told of each, by path.
+
+        fsspec's own search takes a directory that cannot be listed for an empty one; those of
+        protocols that have a better one do not.
+        """
+        kind = type(self._fs)
+        is_general = getattr(kind, "_find", None) is fsspec.asyn.AsyncFileSystem._find or (
+            not self._fs.async_impl and kind.find is fsspec.spec.AbstractFileSystem.find
+        )
+        if not is_general:
+            told: dict[str, dict[str, Any]] = self._fs.find(top, detail=True)
+            return told
+        found: dict[str, dict[str, Any]] = {}
+        waiting = [top]
+        while waiting:
+            above = waiting.pop()
+            for item in self._fs.ls(above, detail=True):
+                path = item["name"].rstrip("/")
+                if item["type"] != "directory":
+                    found[path] = item
+                elif path != above:
+                    waiting.append(path)
+        return found
 
     def _read_if(self, wanted: SourceObject, start: int, end: int) -> RangeRead:
         """Return a range; the object is looked at afterwards, where no request has a condition."""
@@ -580,7 +607,7 @@ _ETAG_KEYS = ("etag", "ETag", "e_tag", "checksum", "md5", "sha256")
 
 def _source_object(key: str, item: Mapping[str, Any]) -> SourceObject:
     """Return an object with an etag, of what a file system tells of it."""
-    size, modified_s = int(item["size"]), _modified_s(item) or 0.0
+    size, modified_s = size_of(item.get("size")), _modified_s(item) or 0.0
     told = next((item[name] for name in _ETAG_KEYS if item.get(name)), None)
     # An inode's change of time or place counts where the file system is a local one.
     etag = str(told or "-".join(str(item.get(name, "")) for name in ("ino", "size", "mtime")))

@@ -347,6 +347,12 @@ def _open_remote(
         return AzureStore(
             url, options, timeout_s, threads, config.storage_class, restore_tier, parts=parts
         )
+    if scheme in ("http", "https"):
+        try:
+            from memfs.stores.web import WebStore
+        except ImportError as error:
+            raise UsageError(f"{url}: {error}; pip install 'fsspec[http]'") from error
+        return WebStore(url, options, timeout_s, threads, parts=parts)
     from memfs.stores.objects import FsspecStore
 
     return FsspecStore(url, options, timeout_s, threads, parts=parts)

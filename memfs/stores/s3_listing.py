@@ -16,7 +16,6 @@ import functools
 import json
 import logging
 from contextvars import ContextVar
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree as XmlTree
@@ -25,6 +24,7 @@ import botocore.exceptions
 
 from memfs.errors import StoreError
 from memfs.stores.source import SourceObject
+from memfs.stores.told import iso_ns, size_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -220,11 +220,10 @@ def parse_page(body: bytes) -> ListedPage:
         if key is None or size is None or etag is None or text is None:
             raise ValueError("an object without a key, a size, an ETag or a time")
         if text != last_text:
-            last_text = text
-            last_ns = int(datetime.fromisoformat(text).timestamp() * 1_000_000_000)
+            last_text, last_ns = text, iso_ns(text)
         if is_encoded:
             key = unquote_plus(key)
-        objects.append(ListedObject(key, int(size), etag, last_ns))
+        objects.append(ListedObject(key, size_of(size), etag, last_ns))
     prefixes = [each.text or "" for each in root.iterfind(f"{space}CommonPrefixes/{space}Prefix")]
     if is_encoded:
         prefixes = [unquote_plus(each) for each in prefixes]

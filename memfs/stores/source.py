@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 import trio
 
@@ -20,21 +20,25 @@ from memfs.errors import (
     ObjectChangedError,
     ObjectMissingError,
     StoreError,
+    StoreUnavailableError,
 )
 from memfs.linux.times import TIME_NS_MAX, TIME_NS_MIN, storable_ns
 from memfs.stores.disk import clone_file, disk_errors, write_all_at
 from memfs.stores.parts import PART_CONCURRENCY
 from memfs.stores.store import PART_BYTES
 from memfs.stores.sums import Sum, best_of, sum_of, sum_of_file
+from memfs.stores.told import SIZE_UNKNOWN
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
     from pathlib import Path
 
     from memfs.stores.parts import PartSlots
     from memfs.stores.retry import RepeatedCalls
 
 log = logging.getLogger(__name__)
+
+Looked = TypeVar("Looked")
 
 PAGE_COUNT = 1000
 """Objects of one page, as of one request to S3."""
@@ -68,10 +72,10 @@ class SourceObject(NamedTuple):
     key: str
     """Behind the URL and a slash; bytes that are no UTF-8 are surrogates (`os.fsdecode`)."""
     size: int
-    """Bytes."""
+    """Bytes, or `told.SIZE_UNKNOWN`."""
     etag: str
     mtime_ns: int
-    """When it was written, by the clock of the source."""
+    """When it was written, by the clock of the source; 0: that is not known."""
     version: str = ""
     """Where the source keeps versions; empty: it does not."""
     attributes: Attributes | None = None
@@ -216,6 +220,9 @@ class SourceStore:
     ) -> AsyncGenerator[list[SourceObject], None]:
         """Yield all objects in order of key, up to 1000 at a time; no error: these were all.
 
+        One whose size is unknown, also to a look at it, is among them. A prefix that is missing has
+        no objects, as long as the source itself is there.
+
         It always begins with the first one: where a source that lists in another order would go on
         from is not known. All objects of such a source are held in memory, to be sorted.
 
@@ -250,24 +257,51 @@ class SourceStore:
             yield waiting[at : at + PAGE_COUNT]
 
     async def _list(self, page: str, prefix: str, *, shallow: bool) -> ObjectPage:
-        list_objects = partial(self._backend.list_objects, page, prefix, shallow=shallow)
-        found, following = await self._calls.bounded(f"list {prefix}".rstrip(), list_objects)
-        return [self._storable(each) for each in found], following
+        async def call() -> ObjectPage:
+            try:
+                return await self._backend.list_objects(page, prefix, shallow=shallow)
+            except ObjectMissingError:
+                # One answer may be wrong, as that to a read.
+                return await self._backend.list_objects(page, prefix, shallow=shallow)
 
-    def _storable(self, told: SourceObject) -> SourceObject:
-        """Return an object with numbers that can be stored, whatever the source tells.
+        what = f"list {prefix}".rstrip()
+        try:
+            found, following = await self._calls.bounded(what, call)
+        except ObjectMissingError:
+            if not prefix:
+                raise
+            # A directory of a tree that is gone; without its root it is the source that is gone.
+            await self._calls.bounded(
+                "list", partial(self._backend.list_objects, "", "", shallow=True)
+            )
+            return [], None
+        return await self._sized([_storable(each) for each in found]), following
+
+    async def _sized(self, found: list[SourceObject]) -> list[SourceObject]:
+        """Return objects with the sizes that looks at them tell; those that are gone are left out.
 
         Raises:
-            StoreError: It has a size that no file can have.
+            StoreUnavailableError: The source does not answer.
         """
-        if not 0 <= told.size <= SIZE_MAX:
-            raise StoreError(
-                f"{self.url}: {told.key}: a size of {told.size} bytes is told, which cannot be: "
-                "correct the object, or what lists it"
-            )
-        if TIME_NS_MIN <= told.mtime_ns <= TIME_NS_MAX:
-            return told
-        return told._replace(mtime_ns=storable_ns(told.mtime_ns))
+        if all(each.size != SIZE_UNKNOWN for each in found):
+            return found
+
+        async def look(each: SourceObject) -> SourceObject | None:
+            try:
+                return await self.look_at(each.key, each.version)
+            except ObjectMissingError:
+                return None
+            except StoreUnavailableError:
+                raise
+            except StoreError as error:
+                log.info("%s/%s: %s", self.url, each.key, error)
+                return each
+
+        unknown = [number for number, each in enumerate(found) if each.size == SIZE_UNKNOWN]
+        looked = await _each_of([found[number] for number in unknown], look)
+        told = dict(zip(unknown, looked, strict=True))
+        now = (told.get(number, each) for number, each in enumerate(found))
+        return [each for each in now if each is not None]
 
     async def read(self, wanted: SourceObject, start: int, end: int) -> bytes:
         """Return bytes `[start, end)` of an object, within its size; as `SourceBackend.read_if`.
@@ -437,40 +471,31 @@ class SourceStore:
         Raises:
             StoreError: As `SourceBackend`.
         """
-        looked = list(found)
-        numbers = iter(range(len(looked)))
-        failures: list[MemfsError] = []
 
-        async def look() -> None:
-            for number in numbers:
-                each = looked[number]
-                if each.key.endswith("/") or each.content_type or failures:
-                    continue
-                try:
-                    now = await self.look_at(each.key, each.version)
-                except ObjectMissingError:
-                    continue
-                except MemfsError as error:
-                    failures.append(error)
-                    return
-                if (now.etag, now.size) == (each.etag, each.size):
-                    looked[number] = each._replace(
-                        content_type=now.content_type, metadata=now.metadata
-                    )
+        async def look(each: SourceObject) -> SourceObject:
+            if each.key.endswith("/") or each.content_type or each.size == SIZE_UNKNOWN:
+                return each
+            try:
+                now = await self.look_at(each.key, each.version)
+            except ObjectMissingError:
+                return each
+            if (now.etag, now.size) != (each.etag, each.size):
+                return each
+            return each._replace(content_type=now.content_type, metadata=now.metadata)
 
-        async with trio.open_nursery() as nursery:
-            for _ in range(LOOK_COUNT_MAX):
-                nursery.start_soon(look)
-        if failures:
-            raise failures[0]
-        return looked
+        return await _each_of(found, look)
 
     async def look_at(self, key: str, version: str = "") -> SourceObject:
         """Return an object as it is now, or a version of it; as `SourceBackend.look_at`."""
         told = await self._calls.bounded(
             f"look at {key}", lambda: self._backend.look_at(key, version)
         )
-        return self._storable(told)
+        if _storable(told).size == SIZE_UNKNOWN:
+            raise StoreError(
+                f"{self.url}: {told.key}: a size of {told.size} bytes is told, which cannot be: "
+                "correct the object, or what tells of it"
+            )
+        return _storable(told)
 
     async def aclose(self) -> None:
         """Release connections; idempotent."""
@@ -479,6 +504,40 @@ class SourceStore:
 
 def _forget(_told: SourceObject) -> None:
     """Nobody wants to know."""
+
+
+def _storable(told: SourceObject) -> SourceObject:
+    """Return an object with numbers that can be stored, whatever the source tells."""
+    if not 0 <= told.size <= SIZE_MAX:
+        told = told._replace(size=SIZE_UNKNOWN)
+    if TIME_NS_MIN <= told.mtime_ns <= TIME_NS_MAX:
+        return told
+    return told._replace(mtime_ns=storable_ns(told.mtime_ns))
+
+
+async def _each_of(
+    found: Sequence[SourceObject], look: Callable[[SourceObject], Awaitable[Looked]]
+) -> list[Looked]:
+    """Return what looks at objects return, some at a time; raises what one of them raises."""
+    looked: dict[int, Looked] = {}
+    numbers = iter(range(len(found)))
+    failures: list[MemfsError] = []
+
+    async def look_on() -> None:
+        for number in numbers:
+            if failures:
+                return
+            try:
+                looked[number] = await look(found[number])
+            except MemfsError as error:
+                failures.append(error)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(min(LOOK_COUNT_MAX, len(found))):
+            nursery.start_soon(look_on)
+    if failures:
+        raise failures[0]
+    return [looked[number] for number in range(len(found))]
 
 
 def _in_order(last: bytes, found: list[SourceObject]) -> bool:

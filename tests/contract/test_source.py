@@ -464,6 +464,31 @@ async def test_keys_that_may_only_read_are_enough(s3_server: S3Server, tmp_path:
     behind.close()
 
 
+@pytest.mark.parametrize("behind", ["local"], indirect=True)
+@pytest.mark.parametrize("error", [PermissionError(13, "no"), ConnectionResetError(104, "gone")])
+async def test_a_directory_that_cannot_be_listed_is_no_empty_one(
+    behind: Behind, error: OSError
+) -> None:
+    """As fsspec's own search has it: what is below would count as removed."""
+    for key in ("a/x", "b/y", "c"):
+        behind.put(key, b"1")
+    store = open_source(behind.url, behind.options, 1.0)
+    assert await keys_of(store) == ["a/x", "b/y", "c"]
+    fs: Any = store._backend._fs  # type: ignore[attr-defined]
+    ls = fs.ls
+
+    def refusing(path: str, *arguments: object, **more: object) -> object:
+        if path.endswith("/b"):
+            raise error
+        return ls(path, *arguments, **more)
+
+    fs.ls = refusing
+    with pytest.raises(StoreError):
+        await keys_of(store)
+    fs.ls = ls
+    await store.aclose()
+
+
 async def test_a_listing_that_ends_early_is_an_error(lying: LyingS3) -> None:
     for number in range(10):
         lying.objects[f"p/{number}"] = b"x"

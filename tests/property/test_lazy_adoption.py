@@ -209,6 +209,56 @@ def test_what_is_empty_is_looked_at_again_after_a_while(monkeypatch: pytest.Monk
         assert world.run(names_of(world, "set/d")) == ["x"]
 
 
+def test_a_page_that_is_missing_once_is_asked_for_again() -> None:
+    bucket = a_bucket()
+    with a_world(bucket) as world:
+        adopt(world)
+        bucket.missing_count = 1
+        assert world.run(names_of(world, "set")) == ["a", "b", "c", "d"]
+
+
+def test_a_prefix_that_is_missing_is_empty_as_long_as_its_source_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is looked at again after a while; a source that is missing is an error."""
+    monkeypatch.setattr(demand_listing, "EMPTY_S", 0.0)
+    monkeypatch.setattr(demand_listing, "FAILURE_S", 0.0)
+    bucket = a_bucket()
+    with a_world(bucket) as world:
+        adopt(world)
+        world.run(names_of(world, "set"))
+        bucket.missing_count = 2
+        assert world.run(names_of(world, "set/b")) == []
+        bucket.missing_count = 3
+        with pytest.raises(StoreError, match=r"b/: it cannot be listed: .*404"):
+            world.run(names_of(world, "set/b"))
+        assert world.run(names_of(world, "set/b")) == ["deep", "one", "two"]
+
+
+def test_an_object_without_a_size_holds_up_no_other_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no file, is told, and has one as soon as its source tells more."""
+    monkeypatch.setattr(demand_listing, "EMPTY_S", 0.0)
+    bucket = a_bucket()
+    with a_world(bucket) as world:
+        adopt(world)
+        world.run(names_of(world, "set"))
+        bucket.unsized = {"b/two"}
+        assert world.run(names_of(world, "set/b")) == ["deep", "one"]
+        events = [each.detail for each in world.move_parts.events.take()]
+        assert any("1 object has no size that can be, b/two" in each for each in events), events
+        bucket.unsized.clear()
+        assert world.run(names_of(world, "set/b")) == ["deep", "one", "two"]
+        # One that has a file keeps it, whatever is told of it later.
+        bucket.unsized = {"b/two", "c/z"}
+        report = refresh(world)
+        assert (report["failed_count"], report["gone_count"]) == (2, 0)
+        assert report["failures"][0].startswith("b/two: its source tells no size")
+        assert world.run(names_of(world, "set/b")) == ["deep", "one", "two"]
+        bucket.unsized.clear()
+        assert refresh(world)["failed_count"] == 0
+        assert world.run(walk(world)) == expected(bucket)
+
+
 def test_a_directory_that_nobody_has_looked_into_is_not_removed_as_empty() -> None:
     bucket = a_bucket()
     with a_world(bucket) as world:

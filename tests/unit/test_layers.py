@@ -52,7 +52,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 LIBRARIES: dict[str, tuple[str, ...]] = {
     "adlfs": ("memfs/stores/azure.py",),
     "anyio": ("memfs/aio.py", "tools/memfs_tools/web/"),
-    "aiohttp": ("memfs/stores/gcs.py",),
+    "aiohttp": ("memfs/stores/gcs.py", "memfs/stores/web.py"),
     "azure": ("memfs/stores/azure.py", "memfs/stores/azure_publishing.py"),
     "blake3": ("memfs/stores/", "memfs/moves/", "memfs/manager/"),
     "botocore": ("memfs/stores/s3",),

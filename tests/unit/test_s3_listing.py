@@ -10,6 +10,7 @@ import botocore.session
 import pytest
 
 from memfs.stores.s3_listing import ListedObject, parse_page
+from memfs.stores.told import SIZE_UNKNOWN
 
 HEAD = '<?xml version="1.0" encoding="UTF-8"?>'
 SPACE = ' xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
@@ -58,6 +59,14 @@ def test_a_page_is_what_the_client_makes_of_it(space: str) -> None:
     assert found.following == expected["NextContinuationToken"] == "t&1"
 
 
+def test_numbers_that_make_no_sense_are_those_of_one_object() -> None:
+    odd = contents("b", time="yesterday").replace("<Size>5<", "<Size>five<")
+    found = parse_page(page(contents("a"), odd, contents("c")))
+    assert [each.key for each in found.objects] == ["a", "b", "c"]
+    assert (found.objects[1].size, found.objects[1].mtime_ns) == (SIZE_UNKNOWN, 0)
+    assert found.objects[0][1:] == found.objects[2][1:]
+
+
 def test_keys_that_the_server_has_escaped_are_unescaped() -> None:
     body = page(
         "<EncodingType>url</EncodingType>",
@@ -76,7 +85,6 @@ def test_keys_that_the_server_has_escaped_are_unescaped() -> None:
         b"",
         page(contents("a"))[:-30],
         page("<Contents><Key>a</Key></Contents>"),
-        page(contents("a", time="yesterday")),
         page("<IsTruncated>true</IsTruncated>"),
     ],
 )

@@ -14,6 +14,8 @@ from memfs.stores.health import StoreHealth
 from memfs.stores.remote import open_source
 from memfs.stores.retry import RepeatedCalls, RetryPolicy
 from memfs.stores.source import SIZE_MAX, SourceBackend, SourceObject, SourceStore
+from memfs.stores.told import SIZE_UNKNOWN, iso_ns, size_of
+from memfs.stores.web import http_date_ns
 from memfs.urls import url_without_secrets
 
 if TYPE_CHECKING:
@@ -60,12 +62,28 @@ async def test_a_time_is_cut_to_what_can_be_stored(told_ns: int, stored_ns: int)
 
 
 @pytest.mark.parametrize("size", [-1, SIZE_MAX + 1])
-async def test_a_size_that_cannot_be_is_named(size: int) -> None:
+async def test_a_size_that_cannot_be_is_not_known(size: int) -> None:
+    """It does not stop the listing of all others; a look at the object is an error by its name."""
     store = opened(SourceObject("dir/a", size, "etag", 0))
-    with pytest.raises(StoreError, match="dir/a: a size of"):
-        await listed(store)
+    assert [each.size for each in await listed(store)] == [SIZE_UNKNOWN]
     with pytest.raises(StoreError, match="dir/a: a size of"):
         await store.look_at("dir/a")
+
+
+@pytest.mark.parametrize("told", ["", "ten", "1e3", None, 1.5, b"1"])
+def test_a_number_that_makes_no_sense_is_not_known(told: object) -> None:
+    assert size_of(told) == SIZE_UNKNOWN
+    assert (size_of("12"), size_of(12)) == (12, 12)
+
+
+@pytest.mark.parametrize("told", ["", "yesterday", "Thu, 32 Jan 2026 00:00:00 GMT", "99999-01-01"])
+def test_a_time_that_makes_no_sense_is_not_known(told: str) -> None:
+    assert (iso_ns(told), http_date_ns(told)) == (0, 0)
+
+
+def test_times_are_read_as_they_are_written() -> None:
+    assert iso_ns("2026-01-01T00:00:00.5Z") == 1_767_225_600_500_000_000
+    assert http_date_ns("Thu, 01 Jan 2026 00:00:00 GMT") == 1_767_225_600_000_000_000
 
 
 async def test_a_file_of_the_far_future_is_listed(tmp_path: Path) -> None:

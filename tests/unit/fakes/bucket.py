@@ -12,6 +12,7 @@ from memfs.stores.health import StoreHealth
 from memfs.stores.parts import PartSlots
 from memfs.stores.retry import RepeatedCalls, RetryPolicy
 from memfs.stores.source import RangeRead, SourceObject, SourceStore
+from memfs.stores.told import SIZE_UNKNOWN
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,6 +40,10 @@ class Bucket:
         self.page_count = page_count
         self.told_of: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {}
         """Content type and metadata by key, which an answer with bytes tells."""
+        self.unsized: set[str] = set()
+        """Keys of objects whose size is not told, neither by a listing nor to a look."""
+        self.missing_count = 0
+        """So many requests for pages are answered as if there were nothing there."""
         self.fails_after: int | None = None
         """Pages that a listing yields before it fails; None: it does not fail."""
         self.is_down = False
@@ -73,7 +78,8 @@ class Bucket:
 
     def _object(self, key: str) -> SourceObject:
         etag, data = self.objects[key]
-        return SourceObject(key, len(data), etag, 1_000_000 * int(etag[1:]))
+        size = SIZE_UNKNOWN if key in self.unsized else len(data)
+        return SourceObject(key, size, etag, 1_000_000 * int(etag[1:]))
 
     async def list_objects(
         self, page: str, prefix: str = "", *, shallow: bool = False
@@ -84,6 +90,9 @@ class Bucket:
         self.asked.set()
         if self.gate is not None:
             await self.gate.wait()
+        if self.missing_count:
+            self.missing_count -= 1
+            raise ObjectMissingError(f"{prefix}: 404")
         number, last = (int(page.partition(":")[0]), page.partition(":")[2]) if page else (0, "")
         if self.is_down or (self.fails_after is not None and number >= self.fails_after):
             raise StoreError("the listing was cut off")
