@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from memfs.linux.memory import cachestat
 from memfs.metadata.sqlite.engine import SqliteEngine
 from tests.contract.engine.making import make_file, names_in
 from tests.contract.engine.site import CONFIG, SMALL, run
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memfs.metadata.sqlite.statements import Parameters
+    from tests import scratch
 
 ROLLED_BACK, CUT, BEGUN = "rollback", "pragma wal_checkpoint(truncate)", "begin immediate"
 PAGE_BYTES = 4096
@@ -138,3 +140,24 @@ def test_what_is_closed_with_a_cut_log_is_made_durable_by_sqlite(tmp_path: Path)
     writer.engine.close()
     assert "pragma synchronous = normal" in seen
     assert count_names(writer.state_dir) == writer.count
+
+
+def test_the_log_has_left_memory_when_the_event_loop_cuts_it(
+    disk_area: scratch.Scratch,
+) -> None:
+    """To give its pages back took most of the time for which all requests waited."""
+    state_dir = disk_area.directory("log") / "state"
+    writer = Writer(state_dir)
+    log = state_dir / "metadata.db-wal"
+    seen: list[tuple[int, int]] = []
+
+    def look(text: str) -> None:
+        if text == CUT:
+            with log.open("rb") as file:
+                seen.append((log.stat().st_size, cachestat(file.fileno()).resident_bytes))
+
+    writer.before = look
+    writer.work_until(lambda: len(seen) > 3)
+    writer.engine.close()
+    for size, resident_bytes in seen:
+        assert resident_bytes < size / 4

@@ -8,6 +8,7 @@ is on stable storage. Copying the log into the database file comes after that, a
 from __future__ import annotations
 
 import _thread
+import contextlib
 import os
 import sqlite3
 import threading
@@ -105,6 +106,16 @@ class Checkpointer:
         self.frame_count = frame_count
         if not is_busy and copied_count == frame_count:
             self.may_cut = on_copied()
+        if self.may_cut:
+            self._drop_cached()
+
+    def _drop_cached(self) -> None:
+        """Have the kernel give the log's memory back here, and not in the event loop that cuts it.
+
+        What is read of the log until then comes from the disk; SQLite's own cache has most of it.
+        """
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(self._wal_fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def sync_log(self) -> None:
         """Make the log durable; OSError if that cannot be. Blocks."""

@@ -26,9 +26,10 @@ run ahead in an open transaction, and two journal files take turns to make it sa
    are. A journal that does not join the one before without a gap is later than all `sync` promised
    of that one, and so are all its entries: they are dropped.
 7. The thread copies the log into the database file; SQLite orders its own fsyncs there.
-8. Where the log has become long, the thread notes so with the page sums, durably. Once it has
-   ended, `maintain` rolls the open transaction back, cuts the log, of which the file has all, to
-   nothing, and redoes the entries in the next transaction. The event loop waits for no fsync.
+8. Where the log has become long, the thread notes so with the page sums, durably, and has the
+   kernel drop its pages, which takes most of the time of a cut. Once it has ended, `maintain` rolls
+   the open transaction back, cuts the log, of which the file has all, to nothing, and redoes the
+   entries in the next transaction. The event loop waits for no fsync.
    *Killed here*: as in step 2. *Power lost*: the log is whole or empty.
 9. That transaction is committed as in step 4. SQLite would fsync the header of a log that starts
    over, lest pages of the former one count behind it; `synchronous` is off until then, since a file
