@@ -29,6 +29,7 @@ from memfs.metrics.numbers import KINDS, PLACES
 from memfs.metrics.rolling import Period
 from memfs.report.charts import charts
 from memfs.report.costs import cost_by_tier, costs_of
+from memfs.report.files import treemap
 from memfs.report.gathering import Gathered
 from memfs.report.health import Level, findings
 from memfs.report.latencies import latencies_of, percentile_s
@@ -605,6 +606,32 @@ def test_labels_have_room_at_any_width(browser: Browser, tmp_path: Path) -> None
         browser.driver.get(path.as_uri())
         wait_for(lambda: browser.run(_DRAWN), browser.take_errors)
         assert browser.misplaced() == [], width
+
+
+_TREE_LABELS = """
+const place = document.getElementById("chart-hottest");
+// A change of the size is told after a while.
+if (Number(place.querySelector("svg").getAttribute("width")) !== place.clientWidth) return [];
+return [...place.querySelectorAll("svg text")]
+  .map((each) => each.textContent).filter((each) => each.trim());
+"""
+
+
+def test_names_of_files_can_be_read_or_are_left_out(browser: Browser, tmp_path: Path) -> None:
+    """Areas of a few pixels had one or two letters of a name; the tooltip has all of it."""
+    path = tmp_path / "report.html"
+    path.write_text(page_of(busy_report()), encoding="utf-8")
+    tree = treemap((each["path"], each["uses"]) for each in busy_report().heat["files"])
+    names = set()
+    for directory in tree["series"][0]["data"]:
+        names |= {directory["name"], *(each["name"] for each in directory["children"])}
+    browser.driver.get(path.as_uri())
+    wait_for(lambda: browser.run(_DRAWN), browser.take_errors)
+    for width in (*WIDTHS, WIDTHS[0]):
+        browser.set_width(width)
+        wait_for(lambda: browser.run(_TREE_LABELS), browser.take_errors)
+        cut = [label for label in browser.run(_TREE_LABELS) if label not in names]
+        assert all(label.endswith("...") and len(label) > 12 for label in cut), (width, cut)
 
 
 # --- health --------------------------------------------------------------------------------------

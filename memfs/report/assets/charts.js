@@ -97,6 +97,28 @@ option.tooltip.formatter = (node) =>
     return option;
   }
 
+  // Leaves out labels of areas that have no room for them, or for ten letters of a longer one: the
+  // tooltip has all of it.
+  const readable = 10;
+  function fitLabels(made) {
+    let isChanged = false;
+    const fit = (area) => {
+      const label = area.getTextContent?.();
+      // It has a width once it was drawn.
+      if (!label?.style.text || label.style.width === undefined) return;
+      const { text, font, width, height } = label.style;
+      const shown = text.length > readable ? `${text.slice(0, readable)}...` : text;
+      const wanted = echarts.format.getTextRect(shown, font);
+      const fits = wanted.width < width && wanted.height <= height;
+      if (fits !== label.ignore) return;
+      isChanged = true;
+      if (fits) label.show(); else label.hide();
+    };
+    for (const root of made.getZr().storage.getRoots()) root.traverse?.(fit);
+    // At once, before anybody sees what was drawn.
+    if (isChanged) made.getZr().flush();
+  }
+
   // Draws one chart into an element, in place of what was drawn there, and returns it.
   function draw(chart, place) {
     const style = getComputedStyle(place);
@@ -104,6 +126,10 @@ option.tooltip.formatter = (node) =>
     const paper = getComputedStyle(document.body).backgroundColor;
     echarts.getInstanceByDom(place)?.dispose();
     const made = echarts.init(place, scheme, { renderer: 'svg' });
+    if (chart.option.series.some((series) => series.type === 'treemap')) {
+      // Also after a change of the size.
+      made.on('rendered', () => fitLabels(made));
+    }
     made.setOption(dressed(chart, style.color, paper));
     return made;
   }
