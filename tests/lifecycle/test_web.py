@@ -24,6 +24,7 @@ from memfs_tools.web.serving import CONNECTIONS_MAX
 from tests.hostile import HOSTILE
 from tests.lifecycle.daemons import refused
 from tests.mounting import UNDISTURBED, run_memfs
+from tests.processes import ALICE
 from tests.waiting import WAIT_S, wait_for
 
 if TYPE_CHECKING:
@@ -280,12 +281,20 @@ def test_what_would_be_unsafe_is_refused(started: Mount) -> None:
     short.write_text("secret")
     short.chmod(0o600)
     (started.base / "plain").write_text("")
+    # Who made it knows the token, and nobody may ever write to the other one.
+    others, pipe = started.base / "others", started.base / "pipe"
+    others.write_text("0123456789abcdef0123456789")
+    others.chmod(0o600)
+    os.chown(others, ALICE.uid, ALICE.gid)
+    os.mkfifo(pipe, 0o600)
     for words, told in {
         ("--listen", "0.0.0.0:0"): "say --remote",
         ("--listen", "localhost"): "is no address",
         ("--listen", "127.0.0.1:99999"): "is no address",
         ("--listen", f"unix:{started.base / 'plain'}"): "is no socket",
-        ("--token-file", str(shared)): "can be read by others",
+        ("--token-file", str(shared)): "others than its owner may use it",
+        ("--token-file", str(others)): f"belongs to user {ALICE.uid}",
+        ("--token-file", str(pipe)): "not a plain file",
         ("--token-file", str(short)): "holds no token",
     }.items():
         code, line = refused("web", *words, started.root)

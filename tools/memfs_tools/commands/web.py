@@ -99,20 +99,16 @@ def web(
 
 
 def _read_token(path: Path) -> Secrets:
+    from memfs.encryption.secret_files import read_secret_file
     from memfs_tools.web.gate import Secrets as MadeSecrets
 
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         keys = MadeSecrets.make()
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "w") as file:
             file.write(f"{keys.token}\n")
         return keys
-    with os.fdopen(fd, errors="replace") as file:
-        if os.fstat(file.fileno()).st_mode & 0o077:
-            raise UsageError(f"{path} can be read by others; chmod 600 it, and change the token")
-        token = file.read(_TOKEN_BYTES_MAX + 2).strip()
+    token = read_secret_file(path.absolute(), "--token-file")
     is_word = token.isascii() and all(each.isalnum() or each in "-_" for each in token)
     if not is_word or not _TOKEN_BYTES_MIN <= len(token) <= _TOKEN_BYTES_MAX:
         raise UsageError(
