@@ -76,7 +76,7 @@ async def run(parts: Assembly, lock: StateLock, starter: Starter, manager: Servi
         UsageError: It has proved to be an older copy while it was mounted; what programs wrote is
             on stable storage in it.
     """
-    async with _sending(parts.writer):
+    async with _sending(parts.writer, parts.engine.sync):
         await _run(parts, lock, starter, manager)
     for generation in parts.generations.values():
         if generation.refusal is not None:
@@ -84,8 +84,13 @@ async def run(parts: Assembly, lock: StateLock, starter: Starter, manager: Servi
 
 
 @contextlib.asynccontextmanager
-async def _sending(writer: Writer | None) -> AsyncIterator[None]:
-    """For the block, changes are sent to the database of the mount; the last ones at its end."""
+async def _sending(writer: Writer | None, sync: Callable[[], None]) -> AsyncIterator[None]:
+    """For the block, changes are sent to the database of the mount; the last ones at its end.
+
+    Args:
+        writer: Sends them; None: there is no such database.
+        sync: Makes them durable here, so that the database need not keep them for this node.
+    """
     if writer is None:
         yield
         return
@@ -98,6 +103,9 @@ async def _sending(writer: Writer | None) -> AsyncIterator[None]:
             # A nursery would wrap it.
             failure = error
         with trio.CancelScope(shield=True):
+            with contextlib.suppress(MemfsError):
+                # The engine tells of it when it is closed.
+                await trio.to_thread.run_sync(sync)
             await writer.finish()
         nursery.cancel_scope.cancel()
     if failure is not None:

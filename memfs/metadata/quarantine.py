@@ -44,4 +44,6 @@ async def release(engine: Local, form: Form) -> None:
 def _name(form: Form) -> str:
     place = form.place
     # Bytes of a foreign object that were changed since are another content.
-    return _SETTING + str(place) + f"#{place.etag}" * bool(place.etag)
+    name = _SETTING + str(place) + f"#{place.etag}" * bool(place.etag)
+    # Keys of foreign objects need not be UTF-8, and texts of the engine are.
+    return name.encode("utf-8", "backslashreplace").decode()

@@ -25,6 +25,7 @@ from tests.bench.machine import Machine
 from tests.bench.places import KernelPlace, NativePlace, opened_places
 from tests.bench.slow_disk import mounted_slow_image
 from tests.bench.workloads import BLOCK_BYTES
+from tests.servers.postgresql import find_postgresql
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,7 +116,7 @@ class Postgres:
     """
 
     def __init__(self, directory: Path, sockets: Path, port: int) -> None:
-        self._binaries = max(Path("/usr/lib/postgresql").glob("*/bin"))
+        self._binaries = find_postgresql()
         self._data, self._log = directory / "data", directory / "log"
         self._reach = ("-h", str(sockets), "-p", str(port), "-U", "postgres")
         shutil.chown(directory, "postgres")

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from memfs.errors import TooBigError
-from memfs.types import SETTING_VALUE_BYTES_MAX
+from memfs.metadata.quarantine import quarantine, release, why_quarantined
+from memfs.metadata.records import Form
+from memfs.types import SETTING_VALUE_BYTES_MAX, BlobId, FormCoding, FormKind, Layout, Place
 from tests.contract.engine.site import local_only
 
 if TYPE_CHECKING:
@@ -55,3 +57,15 @@ async def test_setting_beyond_its_limit_is_refused(engine: Engine) -> None:
     value = await engine.get_setting("long")
     assert value is not None
     assert len(value) == SETTING_VALUE_BYTES_MAX
+
+
+async def test_a_key_that_is_no_text_can_be_in_quarantine(engine: Engine) -> None:
+    """Objects of others are called as their bucket has them."""
+    place = Place("a\udcff", store="s3://other", etag="e\ud800")
+    form = Form(BlobId(1), FormKind.REMOTE, place, FormCoding("none"), 1, Layout.PLAIN, owned=False)
+    other = form._replace(place=place._replace(key="a\udcfe"))
+    await quarantine(engine, form, "holds another content")
+    assert await why_quarantined(engine, form) == "holds another content"
+    assert await why_quarantined(engine, other) is None
+    await release(engine, form)
+    assert await why_quarantined(engine, form) is None

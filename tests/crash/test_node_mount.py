@@ -137,6 +137,8 @@ def test_programs_leave_the_same_names_in_both_places(node: NodeMount) -> None:
     node.mount.stop()
     node.mount.check_log()
     node.compare()
+    # All of it is on stable storage here, and no other node needs it.
+    assert node.database.execute("select count(*) from change") == [(0,)]
     before = (node.mount.state / "format").read_bytes()
     for option in ("--verify", "--repair"):
         with pytest.raises(MountError, match="belongs to a node"):

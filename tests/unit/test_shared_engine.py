@@ -11,17 +11,18 @@ import pytest
 import trio
 import trio.testing
 
-from memfs.errors import MetadataError, UnconfirmedError, UsageError
+from memfs.errors import DisconnectedError, MetadataError, UnconfirmedError, UsageError
 from memfs.exit_codes import ExitCode
 from memfs.metadata.records import Event, MoveKind
 from memfs.metadata.shared import engine as shared_engine
 from memfs.metadata.shared.engine import NodeSettings, SharedEngine
+from memfs.metadata.shared.joining import no_answer
 from memfs.metadata.shared.writer import BEAT_S
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.metadata.sqlite.limits import Limits
 from memfs.types import ROOT_INODE, Generation
 from memfs.waiting import LEAVE, fast_path
-from tests.contract.engine.making import NOW_NS, make_file, names_in
+from tests.contract.engine.making import NOW_NS, make_file, make_sealed, names_in
 from tests.contract.engine.site import CONFIG, SMALL, run
 from tests.fake_database import FakeDatabase
 
@@ -111,6 +112,25 @@ class TestChanges:
                 commit = engine.commit()
                 assert commit.send(None) is LEAVE
                 commit.close()
+        engine.close()
+
+    async def test_garbage_that_is_gone_is_waited_for_by_nobody(
+        self, autojump_clock: trio.testing.MockClock, tmp_path: Path
+    ) -> None:
+        """An object whose record comes back is removed again."""
+        database = FakeDatabase()
+        engine = join(tmp_path / "state", database)
+        async with serving(engine):
+            inode = await make_sealed(engine, b"a")
+            await engine.unlink(ROOT_INODE, b"a", NOW_NS)
+            await engine.reap([inode.ino])
+            await engine.commit()
+            database.is_silent = True
+            [item] = await engine.list_garbage(9)
+            await engine.clear_garbage([item.item])
+            await engine.commit()
+            assert trio.current_time() < 0.1
+            database.is_silent = False
         engine.close()
 
     async def test_change_of_the_background_does_not_wait(
@@ -386,6 +406,21 @@ class TestRefusedStart:
             join(tmp_path / "state", database)
         assert caught.value.exit_code == ExitCode.NO_ANSWER
         assert not (tmp_path / "state").exists()
+
+    @pytest.mark.parametrize(
+        ("told", "expected"),
+        [
+            ("refused", "postgresql://a/b: refused"),
+            (
+                "no connection to postgresql://a/b: refused",
+                "no connection to postgresql://a/b: ref",
+            ),
+        ],
+    )
+    def test_database_is_named_once(self, told: str, expected: str) -> None:
+        refusal = str(no_answer("postgresql://a/b", DisconnectedError(told)))
+        assert refusal.startswith(expected)
+        assert refusal.count("postgresql://a/b") == 1
 
     def test_another_state_directory(self, tmp_path: Path) -> None:
         database = FakeDatabase()

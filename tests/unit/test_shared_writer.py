@@ -426,6 +426,29 @@ class TestEnd:
             assert site.database.seq == 1
             assert trio.current_time() < LOCAL_S / 10
 
+    async def test_end_leaves_no_bodies_that_nobody_needs(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        async with serving() as site:
+            site.add()
+            site.add()
+            site.durable = 1
+            await site.outbox.wait(2)
+            site.durable = 3
+            site.add(shared=False)
+            await site.writer.finish()
+            assert (site.database.seq, site.database.changes) == (3, {})
+            assert trio.current_time() < LOCAL_S / 10
+
+    async def test_end_waits_for_no_bodies_of_a_database_that_is_gone(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        async with serving() as site:
+            await site.outbox.wait(site.add())
+            site.database.stop()
+            await site.writer.finish()
+            assert trio.current_time() <= LIMIT_S + 0.1
+
     async def test_end_is_bounded(self, autojump_clock: trio.testing.MockClock) -> None:
         async with serving() as site:
             site.database.is_silent = True

@@ -30,7 +30,7 @@ from memfs.errors import (
     UsageError,
 )
 from memfs.exit_codes import ExitCode
-from memfs.metadata.shared.joining import Joining
+from memfs.metadata.shared.joining import Joining, no_answer
 from memfs.metadata.shared.node_file import Membership, NodeFile
 from memfs.metadata.shared.statements import SHARED, translate
 from memfs.metadata.shared.writer import FencedError, Writer
@@ -38,7 +38,7 @@ from memfs.metadata.sqlite.change import Change
 from memfs.metadata.sqlite.creation import NO_SETTINGS
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.metadata.sqlite.format import read_is_shared, write_format
-from memfs.metadata.sqlite.statements import SET_DURABLE, SET_RAW
+from memfs.metadata.sqlite.statements import DELETE_GARBAGE, SET_DURABLE, SET_RAW
 from memfs.waiting import is_request, leave
 
 if TYPE_CHECKING:
@@ -84,9 +84,10 @@ BACKLOG_BYTES_MAX = 8 << 20
 """Bytes of entries that are on their way; beyond, the end of each change waits for the database."""
 
 
-_OF_A_CACHE = frozenset({SET_RAW, SET_DURABLE})
-"""Statements of which nodes share how many blocks a raw form takes: reading needs them, and what
-was read does not depend on them."""
+_NOT_WAITED_FOR = frozenset({SET_RAW, SET_DURABLE, DELETE_GARBAGE})
+"""Statements that no answer depends on. Nodes share how many blocks a raw form takes: reading needs
+them, and what was read does not depend on them. What was garbage is gone, and an object whose
+record comes back is removed again."""
 
 
 def is_waited_for(records: Sequence[Record]) -> bool:
@@ -97,7 +98,7 @@ def is_waited_for(records: Sequence[Record]) -> bool:
     """
     for number, parameters in records:
         shared = SHARED.get(number)
-        if shared is None or number in _OF_A_CACHE:
+        if shared is None or number in _NOT_WAITED_FOR:
             continue
         if shared.applies is None or shared.applies(parameters):
             return True
@@ -197,7 +198,7 @@ class SharedEngine(SqliteEngine):
                 stack.callback(session.close)
                 mount = session.check()
             except MetadataError as error:
-                raise UsageError(f"{connector.name}: {error}", ExitCode.NO_ANSWER) from error
+                raise no_answer(connector.name, error) from error
             try:
                 engine = cls.open(
                     state_dir,
@@ -235,7 +236,7 @@ class SharedEngine(SqliteEngine):
             try:
                 joined = joining.run(mark)
             except (DatabaseError, DisconnectedError) as error:
-                raise UsageError(f"{connector.name}: {error}", ExitCode.NO_ANSWER) from error
+                raise no_answer(connector.name, error) from error
             except OSError as error:
                 raise MetadataError(f"{state_dir} cannot be used: {error}") from error
             engine._outbox = joined.outbox

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from memfs.errors import MetadataError
     from memfs.metadata.shared.node_file import NodeFile
     from memfs.metadata.shared.schema import Mount
     from memfs.metadata.shared.tables import SharedTable
@@ -50,6 +51,18 @@ if TYPE_CHECKING:
 COUNT_BODIES = "select count(*) from change where node = $1 and seq > $2 and seq <= $3"
 
 BODIES_A_TIME = 200
+
+
+def no_answer(database_name: str, error: MetadataError) -> UsageError:
+    """Return why a start is refused where the database refuses, or does not answer.
+
+    Args:
+        database_name: Where the names are, for messages.
+        error: What it, or the way to it, has said.
+    """
+    told = str(error)
+    told = told if database_name in told else f"{database_name}: {told}"
+    return UsageError(told, ExitCode.NO_ANSWER)
 
 
 class FirstSession(Session, Protocol):

@@ -33,7 +33,7 @@ from memfs.exit_codes import ExitCode
 from memfs.metadata.shared import bodies
 from memfs.metadata.shared.applying import Applying
 from memfs.metadata.shared.filling import fill, is_filled
-from memfs.metadata.shared.joining import FirstSession
+from memfs.metadata.shared.joining import FirstSession, no_answer
 from memfs.metadata.shared.log import BODIES_A_TIME, READ_LOG, Log, ReaderNode
 from memfs.metadata.shared.node_file import Membership, NodeFile, Role
 from memfs.metadata.shared.writer import EPOCH_STEP_MAX, TAKE_EPOCH
@@ -145,7 +145,7 @@ class ReaderEngine(Applying):
                 mount = session.check()
                 writer = session.find_writer()
             except MetadataError as error:
-                raise UsageError(f"{name}: {error}", ExitCode.NO_ANSWER) from error
+                raise no_answer(name, error) from error
             if writer is None:
                 raise UsageError(
                     f"{name}: no node has written this mount yet: mount it first where it is "
@@ -180,7 +180,7 @@ class ReaderEngine(Applying):
                 engine._catch_up(session)
                 engine.sync()
             except (DatabaseError, DisconnectedError) as error:
-                raise UsageError(f"{name}: {error}", ExitCode.NO_ANSWER) from error
+                raise no_answer(name, error) from error
             except OSError as error:
                 raise MetadataError(f"{state_dir} cannot be used: {error}") from error
             engine.store_url = mount.store

@@ -451,7 +451,7 @@ def _come_back(client: Client, database: str, present: NodeRow, name: str, versi
 
 
 def _check_name(name: str) -> None:
-    size = len(name.encode("utf-8", "surrogateescape"))
+    size = len(name.encode("utf-8", "surrogatepass"))
     if not 0 < size <= NAME_BYTES_MAX or not name.isprintable():
         raise UsageError(
             f"nodes.name: {name[:NAME_BYTES_MAX]!r} cannot be the name of a node: write 1 to "

@@ -39,6 +39,7 @@ from memfs.errors import (
     UnconfirmedError,
 )
 from memfs.metadata.shared import bodies
+from memfs.signals import Signal
 
 if TYPE_CHECKING:
     import random
@@ -230,6 +231,9 @@ class Writer:
         self._keep_changes_s = keep_changes_s
         self._durable = 0
         self._trimmed_s = float("-inf")
+        self._is_ending = False
+        """A group is to go, even without entries."""
+        self._ended = Signal()
         self.applied_by_readers = 0
         """All nodes that read have applied the changes up to here, but those that are behind."""
         self._group_count = self._entry_count = 0
@@ -278,12 +282,25 @@ class Writer:
             self.close()
 
     async def finish(self) -> None:
-        """Return once `run` has sent everything, is cut off, or has had the time for it."""
+        """Return once `run` has sent everything, is cut off, or has had the time for it.
+
+        Bodies go that are on stable storage here, and that no node which reads lacks.
+        """
         outbox = self._outbox
         # Also entries that nobody waits for go at once.
         outbox.added.set()
         with contextlib.suppress(UnconfirmedError):
             await outbox.wait(outbox.number)
+            await self._remove_bodies()
+
+    async def _remove_bodies(self) -> None:
+        """Have `run` send a last group without entries, which removes bodies that nobody needs."""
+        self._trimmed_s = float("-inf")
+        self._is_ending = True
+        self._outbox.added.set()
+        with trio.move_on_after(self._outbox.limit_s):
+            while self._is_ending and self._outbox.refusal is None:
+                await self._ended.wait(self._ended.count)
 
     async def send_all(self) -> None:
         """Send what there is, where no `run` does. Bounded by the limit.
@@ -384,10 +401,14 @@ class Writer:
             if not outbox.waits and self._cut_off_since is None:
                 with trio.move_on_after(LOCAL_S):
                     await outbox.added.wait(seen)
-                if not outbox.count and trio.current_time() < beat_s:
+                if not (outbox.count or self._is_ending) and trio.current_time() < beat_s:
                     continue
             # One without entries tells that the database answers.
+            is_last = self._is_ending and not outbox.count
             await self._send_group(session)
+            if is_last:
+                self._is_ending = False
+                self._ended.set()
             beat_s = trio.current_time() + BEAT_S
 
     async def _send_what_there_is(self, session: Session) -> None:
