@@ -10,19 +10,30 @@ bytes that were there when it was opened, or newer ones.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 from typing import TYPE_CHECKING, Never
 
 import trio
 
+from memfs.bounded import BoundedDict
 from memfs.content.invalidations import Aspect
 from memfs.content.opening import OpenMode
-from memfs.errors import CorruptDataError, StaleInodeError, StoreError, WrittenElsewhereError
+from memfs.errors import (
+    CorruptDataError,
+    NotFoundError,
+    StaleInodeError,
+    StoreError,
+    WrittenElsewhereError,
+)
 from memfs.filesystem.filesystem import Filesystem
+from memfs.filesystem.recency import WRITTEN_WAIT_S
+from memfs.signals import Signal
 from memfs.waiting import leave
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from memfs.content.opening import Handle
     from memfs.filesystem.operations import AttributeRequest, Caller
@@ -36,6 +47,10 @@ if TYPE_CHECKING:
 
 OPENINGS_MAX = 8
 """An open begins anew so often while the file is rewritten elsewhere. Guess."""
+
+
+DIRECTORIES_MAX = 4096
+"""Opened directories remembered: opendir(3) asks for the attributes right after it. Guess."""
 
 
 class ReadingFilesystem(Filesystem):
@@ -55,6 +70,10 @@ class ReadingFilesystem(Filesystem):
         """Open files that have other bytes by now, or are gone."""
         self._known: dict[InodeNo, Inode] = {}
         """Open files, as they were when they were opened last."""
+        self._directories: BoundedDict[InodeNo, Inode] = BoundedDict(DIRECTORIES_MAX)
+        """Directories that were opened lately, as they were then."""
+        self._released = Signal()
+        """Set when a handle of an open file goes that is outdated."""
         register = self.invalidations.register
         # At once: pages are forgotten by a thread that may have to wait.
         register(Aspect.CONTENT, self._kernel_cache.forget_attributes, lambda: None)
@@ -96,14 +115,25 @@ class ReadingFilesystem(Filesystem):
     async def open_directory(self, caller: Caller, ino: InodeNo) -> None:
         """OPENDIR."""
         await self._recency.see_named(ino, caller)
+        self._directories[ino] = await self._engine.get_inode(ino)
 
     async def list_directory(
         self, ino: InodeNo, after_cookie: int, limit: int
     ) -> list[DirectoryEntry]:
-        """READDIR, READDIRPLUS; from its beginning a directory is listed as it is now."""
+        """READDIR, READDIRPLUS; from its beginning a directory is listed as it is now.
+
+        Raises:
+            NotFoundError: It was removed since it was opened (getdents(2)).
+        """
         if not after_cookie:
             await self._recency.see()
-        return await super().list_directory(ino, after_cookie, limit)
+        with _removed(ino):
+            return await super().list_directory(ino, after_cookie, limit)
+
+    async def get_parent(self, ino: InodeNo) -> InodeNo:
+        """The directory of a directory; raises as `list_directory`."""
+        with _removed(ino):
+            return await super().get_parent(ino)
 
     async def list_on_demand(self, ino: InodeNo) -> None:
         """See that a directory of a source was listed by who writes.
@@ -124,7 +154,7 @@ class ReadingFilesystem(Filesystem):
         try:
             return await super().get_attributes(ino)
         except StaleInodeError:
-            opened = self._known.get(ino)
+            opened = self._known.get(ino) or self._directories.get(ino)
             if opened is None:
                 raise
             return self._attributes(opened._replace(nlink=0))
@@ -138,15 +168,22 @@ class ReadingFilesystem(Filesystem):
             raise self._recency.refusal()
         await self._recency.see_named(ino, caller)
         table = self._open_table
-        for attempt in range(1, OPENINGS_MAX + 1):
-            seen = await self._recency.wait_for_bytes(ino)
+        deadline_s = trio.current_time() + WRITTEN_WAIT_S
+        for attempt in itertools.count(1):
+            seen, release_count = await self._recency.wait_for_bytes(ino), self._released.count
             if not table.passthrough or table.has_mode(ino, OpenMode.CACHED):
                 await self._recency.forget_pages()
             try:
                 return await super().open(caller, ino, flags, kill_suidgid)
             except (CorruptDataError, StoreError):
                 now = await self._engine.get_inode(ino)
-                if now.generation == seen.generation or attempt == OPENINGS_MAX:
+                if now.generation == seen.generation or attempt >= OPENINGS_MAX:
+                    raise
+            except WrittenElsewhereError:
+                # Most programs have a file open for a moment.
+                with trio.move_on_at(deadline_s) as wait:
+                    await self._released.wait(release_count)
+                if wait.cancelled_caught:
                     raise
         raise AssertionError("the last attempt returns or raises")
 
@@ -169,10 +206,13 @@ class ReadingFilesystem(Filesystem):
     def release(self, ino: InodeNo, handle: Handle) -> None:
         """RELEASE."""
         super().release(ino, handle)
+        is_outdated = ino in self._outdated
+        if is_outdated:
+            self._released.set()
         if self._open_table.is_open(ino):
             return
         self._known.pop(ino, None)
-        if ino in self._outdated:
+        if is_outdated:
             self._outdated.discard(ino)
             self._open_table.forget_raw(ino)
 
@@ -299,3 +339,12 @@ class ReadingFilesystem(Filesystem):
 
     async def fsync_directory(self, caller: Caller, ino: InodeNo) -> None:
         """FSYNCDIR; likewise."""
+
+
+@contextlib.contextmanager
+def _removed(ino: InodeNo) -> Iterator[None]:
+    """For the block, a directory that is gone has no entries, as any that was removed."""
+    try:
+        yield
+    except StaleInodeError:
+        raise NotFoundError(f"directory {ino} was removed meanwhile") from None

@@ -154,6 +154,29 @@ def test_a_listing_begins_with_what_is_there_now(reader: Reader) -> None:
     assert [entry.name for entry in rest] == [b"3"]
 
 
+def test_a_directory_that_was_removed_since_it_was_opened(reader: Reader) -> None:
+    world = reader.world
+    made = world.request(world.filesystem.make_directory(Thread(), ROOT_INODE, b"d", 0o755))
+    ino = made.inode.ino
+
+    async def remove_directory() -> None:
+        async with world.engine.change():
+            await world.engine.rmdir(ROOT_INODE, b"d", 1)
+            await world.engine.reap([ino])
+
+    reader.world.request(reader.filesystem.open_directory(Thread(), ino))
+    world.run(remove_directory())
+    for request in (
+        reader.filesystem.get_parent(ino),
+        reader.filesystem.list_directory(ino, 0, 10),
+    ):
+        with pytest.raises(Refusal) as caught:
+            world.request(request)
+        assert caught.value.errno == errno.ENOENT
+    shown = world.request(reader.filesystem.get_attributes(ino)).inode
+    assert (shown.nlink, shown.mode) == (0, made.inode.mode)
+
+
 def test_an_opened_directory_may_have_moved(reader: Reader) -> None:
     entry = reader.world.request(
         reader.world.filesystem.make_directory(Thread(), ROOT_INODE, b"d", 0o755)
