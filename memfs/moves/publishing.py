@@ -110,6 +110,8 @@ class Publication:
         self.target = target
         self._tried: set[bool] = set()
         """Kinds of uploads whose conditions were seen to hold: True for those in parts."""
+        self._trials: list[str] = []
+        """Keys of trials that could not begin."""
         self._sending: set[str] = set()
         """URLs of objects that are being sent."""
 
@@ -552,12 +554,13 @@ class Publication:
             )
         if in_parts in self._tried:
             return
-        key, engine = f".memfs-trial-{secrets.token_hex(8)}", self._parts.engine
+        # What was tried in vain is tried again under the same name, which is recorded once.
+        key = self._trials.pop() if self._trials else f".memfs-trial-{secrets.token_hex(8)}"
+        engine, last = self._parts.engine, ""
         self._sending.add(self.url_of(key))
-        await self._begin_upload(self.url_of(key), TRIAL)
-        first = await self._put_trial(key, b"1", "", in_parts=in_parts)
-        last = first
         try:
+            await self._begin_upload(self.url_of(key), TRIAL)
+            first = last = await self._put_trial(key, b"1", "", in_parts=in_parts)
             for former, data in ((first, b"2"), ("", b"3"), (first, b"4")):
                 is_refused = data != b"2"
                 try:
@@ -575,10 +578,13 @@ class Publication:
                     )
         finally:
             self._sending.discard(self.url_of(key))
-            with contextlib.suppress(ObjectTakenError):
-                await self._store.delete_if(key, last)
-                async with engine.change():
-                    await forget_upload(engine, self.url_of(key))
+            if last:
+                with contextlib.suppress(ObjectTakenError):
+                    await self._store.delete_if(key, last)
+                    async with engine.change():
+                        await forget_upload(engine, self.url_of(key))
+            else:
+                self._trials.append(key)
         self._tried.add(in_parts)
 
     async def _put_trial(self, key: str, data: bytes, former: str, *, in_parts: bool) -> str:

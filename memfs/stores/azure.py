@@ -421,7 +421,10 @@ class AzureStore(FsspecStore):
         if code in _THROTTLED or status == 429 or status >= 500:
             return StoreUnavailableError(f"{cause}; the store is overloaded or failing")
         if _is_forbidden(error):
-            return StoreError(f"{cause}; check account_name, account_key and the account's rights")
+            return StoreError(
+                f"{cause}; check account_name, account_key and the account's rights, in "
+                f"{self.options_place}"
+            )
         if code in ("ContainerNotFound", "ContainerBeingDeleted"):
             return StoreError(
                 f"{cause}; container {self._container} does not exist: create it or correct "

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from memfs.errors import ObjectMissingError, ObjectTakenError, StoreUnavailableError
+from memfs.errors import ObjectMissingError, ObjectTakenError
 from memfs.stores.objects import RATE_BYTES_S_MIN, FsspecStore, UploadCallback
 from memfs.stores.publishing import PublicObject
 from memfs.stores.source import SourceObject
@@ -33,6 +33,7 @@ class FsspecPublicStore(FsspecStore):
     is_conditional = False
     is_replaced_whole = False
     key_bytes_max = _KEY_BYTES_MAX
+    options_place = "the options of the store in the same bucket, [glacier] or [stores.NAME]"
     part_bytes = PART_BYTES
     """Size of a part of an upload; larger files may need larger ones."""
 
@@ -47,16 +48,9 @@ class FsspecPublicStore(FsspecStore):
         in_parts: bool = False,
     ) -> str:
         """See `PublicStore`."""
-        what, begun = f"publish {key}", False
+        what = f"publish {key}"
 
         def put(progress: TransferProgress) -> str:
-            nonlocal begun
-            if begun:
-                raise StoreUnavailableError(
-                    f"store {self.url}: {what}: refused; it begins anew with the credentials as "
-                    "they are now"
-                )
-            begun = True
             with contextlib.closing(source):
                 callback = UploadCallback(progress)
                 return self._put_public(
@@ -64,8 +58,9 @@ class FsspecPublicStore(FsspecStore):
                 )
 
         stall_s = self._timeout_s + self.part_bytes / RATE_BYTES_S_MIN
+        once = self._once(what, put)
         return await self._calls.transfer(
-            what, lambda progress: self._mapped(what, put, progress), stall_s, key
+            what, lambda progress: self._mapped(what, once, progress), stall_s, key
         )
 
     async def abort(self, key: str, upload: str) -> None:
@@ -95,6 +90,12 @@ class FsspecPublicStore(FsspecStore):
         what = f"remove {key}"
         await self._calls.run(
             what, lambda: self._mapped(what, self._delete_if, key, former), writes=key
+        )
+
+    def _unusable(self, error: Exception) -> str:
+        return (
+            f"{self.url}: {error}; set what is missing in {self.options_place}, correct the URL, "
+            "or install the fsspec package of that protocol"
         )
 
     def _put_public(

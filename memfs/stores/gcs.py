@@ -372,14 +372,22 @@ class GcsStore(FsspecStore):
         if isinstance(error, google.auth.exceptions.GoogleAuthError) and not isinstance(
             error, google.auth.exceptions.TransportError
         ):
-            return StoreError(f"{cause}; set token in glacier.options, or log in with gcloud")
+            return StoreError(self._without_token(cause))
         if isinstance(error, _NETWORK_ERRORS):
             return unanswered(error, f"{cause}; check endpoint_url and the network")
         if _is_forbidden(error):
+            if self._settings[1].get("token") is None:
+                return StoreError(self._without_token(cause))
             return StoreError(f"{cause}; check token and the rights on the bucket")
         if isinstance(error, FileNotFoundError) and not error.errno:
             return self._missing(cause)
         return super()._translate(error, what)
+
+    def _without_token(self, cause: str) -> str:
+        return (
+            f"{cause}; set token in {self.options_place}, or GOOGLE_APPLICATION_CREDENTIALS in the "
+            "environment of the mount, and check the rights on the bucket"
+        )
 
     def _missing(self, cause: str) -> MemfsError:
         """Tell a missing bucket from a missing object: both are a plain 404."""

@@ -19,7 +19,7 @@ import socket
 import threading
 import time
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import fsspec
 import fsspec.asyn
@@ -112,6 +112,9 @@ class FsspecStore:
 
     Subclasses know one protocol better; they replace the blocking methods that begin with `_`.
 
+    Attributes:
+        options_place: Where its options are written, for messages.
+
     Args:
         url: Where objects lie: protocol, bucket or host, prefix.
         options: For the fsspec file system.
@@ -123,6 +126,8 @@ class FsspecStore:
     Raises:
         UsageError: Protocol unknown, or its package not installed.
     """
+
+    options_place: ClassVar[str] = "glacier.options"
 
     def __init__(
         self,
@@ -143,10 +148,7 @@ class FsspecStore:
         try:
             self._fs, root = self._open(url, options)
         except (ImportError, ValueError, TypeError) as error:
-            raise UsageError(
-                f"glacier.url {self._url}: {error}; install the fsspec package of that protocol, "
-                "or correct glacier.url and glacier.options"
-            ) from error
+            raise UsageError(self._unusable(error)) from error
         self._root = root.rstrip("/")
         self._timeout_s = timeout_s
         self._top_seen = False
@@ -178,20 +180,13 @@ class FsspecStore:
 
     async def put_stream(self, key: str, source: ByteSource) -> None:
         """Upload an object in parts, as its bytes come."""
-        begun = False
 
         def put(progress: TransferProgress) -> None:
-            nonlocal begun
-            if begun:
-                raise StoreUnavailableError(
-                    f"store {self._url}: put {key}: refused; it begins anew with the credentials "
-                    "as they are now"
-                )
-            begun = True
             with contextlib.closing(source):
                 self._put_stream(key, source, UploadCallback(progress))
 
-        await self._transfer(f"put {key}", put, PART_BYTES, writes=key)
+        what = f"put {key}"
+        await self._transfer(what, self._once(what, put), PART_BYTES, writes=key)
 
     async def list_uploads(self, prefix: str) -> list[ObjectStat]:
         """Return unfinished uploads, where the store keeps them for ever."""
@@ -308,6 +303,13 @@ class FsspecStore:
         """Close the sessions, once uploads that were given up have removed what they left."""
         await self._calls.wait_for_threads(SETTLE_S_MAX)
         await self._call("close", self._close)
+
+    def _unusable(self, error: Exception) -> str:
+        """Return what a user is told of a URL, or of options, that cannot be opened."""
+        return (
+            f"glacier.url {self._url}: {error}; install the fsspec package of that protocol, or "
+            "correct glacier.url and glacier.options"
+        )
 
     def _open(self, url: str, options: Mapping[str, object]) -> tuple[Any, str]:
         """Return the file system of a URL, and the path of the URL in it."""
@@ -494,6 +496,30 @@ class FsspecStore:
             if not refused or not self._renew_session(session_number):
                 raise
         return self._translated(what, function, *arguments)
+
+    def _once(
+        self, what: str, function: Callable[[TransferProgress], T]
+    ) -> Callable[[TransferProgress], T]:
+        """Return a function for `_mapped` that sends bytes which come once.
+
+        The second call, with credentials that were read again, says why the first one has failed.
+        """
+        failure: Exception | None = None
+
+        def call(progress: TransferProgress) -> T:
+            nonlocal failure
+            if failure is not None:
+                told = self._translate(failure, f"store {self._url}: {what}")
+                raise StoreUnavailableError(
+                    f"{told}. The credentials were read again: it begins anew with them"
+                ) from failure
+            try:
+                return function(progress)
+            except Exception as error:
+                failure = error
+                raise
+
+        return call
 
     def _is_refused(self, _error: Exception) -> bool:
         """Return whether a request may go well with the credentials as they are kept now."""

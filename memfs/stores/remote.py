@@ -249,14 +249,7 @@ def open_public_store(url: str, options: Mapping[str, object], timeout_s: float)
         return AzurePublicStore(url, options, timeout_s, count)
     from memfs.stores.fsspec_publishing import FsspecPublicStore
 
-    try:
-        return FsspecPublicStore(url, options, timeout_s, count)
-    except UsageError as error:
-        # Its own words are about the configured store.
-        raise UsageError(
-            f"{url}: {error.__cause__}; install the fsspec package of that protocol, or correct "
-            "the URL"
-        ) from error
+    return FsspecPublicStore(url, options, timeout_s, count)
 
 
 def lies_on_disk_of(store: RemoteStore, directory: Path) -> bool:

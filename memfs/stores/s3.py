@@ -349,7 +349,10 @@ class S3Store(FsspecStore):
         if isinstance(error, NETWORK_ERRORS):
             return unanswered(error, f"{cause}; check endpoint_url and the network")
         if isinstance(error, botocore.exceptions.NoCredentialsError):
-            return StoreError(f"{cause}; set key and secret in glacier.options")
+            return StoreError(
+                f"{cause}; set key and secret in {self.options_place}, or AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY in the environment of the mount"
+            )
         if code == "GlacierExpeditedRetrievalNotAvailable":
             return StoreUnavailableError(f"{cause}; try later, or lower glacier.restore_tier")
         if code == "NoSuchKey":
