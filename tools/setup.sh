@@ -2,6 +2,7 @@
 # Installs what memfs needs: Debian packages, and the package itself into .venv of this checkout.
 #
 #   tools/setup.sh            what mounting takes
+#   tools/setup.sh --nodes    and what a database of names takes, the server included
 #   tools/setup.sh --tests    and what the test suite takes
 #
 # Does again only what is missing; needs root where Debian packages are missing.
@@ -19,6 +20,11 @@ if [[ ${1:-} == --tests ]]; then
     packages+=(acl chromium chromium-driver dbench fio git lz4 ncdu postgresql rsync sqlite3 strace stress-ng systemd util-linux xfsprogs zstd)
     extras+=,gcs,azure,encryption,traces,hot,cuda,torch,values,aio,web,postgresql,dev,examples,docs,dev-torch
     lock=tests
+elif [[ ${1:-} == --nodes ]]; then
+    packages+=(postgresql util-linux)
+    extras+=,postgresql
+    # The smallest lock that has it.
+    lock=daemon
 elif [[ $# -gt 0 ]]; then
     fail "no option $1; see the head of $0"
 fi
@@ -49,7 +55,7 @@ install_packages() {
     fail "apt-get could not install ${missing[*]}"
 }
 
-# Tests run servers of their own; Debian's package would make and start one for the machine.
+# Tests and the tour run servers of their own; Debian's package would make and start one for the machine.
 without_own_cluster() {
     local settings=/etc/postgresql-common/createcluster.d
     mkdir -p "$settings"

@@ -221,9 +221,11 @@ class Judge:
             if done.error:
                 return version.value in (_MISSING, ANY)
             if done.kind == Kind.STAT:
-                if version.in_place and version.end_ns + self._stat_lag_ns >= done.begin_ns:
-                    return True
-                return version.value is not _MISSING and str(version.size) == done.value
+                if version.value is _MISSING:
+                    return False
+                # The size comes with the seal, a while after the file was closed.
+                is_new = version.end_ns + self._stat_lag_ns >= done.begin_ns
+                return is_new or str(version.size) == done.value
             return version.value in (done.value, ANY)
 
         yield from self._compare(done, done.path, register, matches)
@@ -310,13 +312,12 @@ def _reason(
     what = "nothing" if expected.value is _MISSING else repr(expected.value)
     if not fitting:
         return f"no such version was ever made; {what} is the oldest that may be told"
-    if fitting[-1] < least:
-        late_ms = (done.begin_ns - versions[fitting[-1] + 1].end_ns) / 1e6
-        late = f", {late_ms:.3f} ms after it was replaced" if math.isfinite(late_ms) else ""
-        return (
-            f"that is version {fitting[-1]}{late}; {what}, version {least}, was made or told before"
-        )
-    return f"that is version {fitting[0]}, which was made only after it was told"
+    older = [number for number in fitting if number < least]
+    if not older:
+        return f"that is version {fitting[0]}, which was made only after it was told"
+    late_ms = (done.begin_ns - versions[older[-1] + 1].end_ns) / 1e6
+    late = f", {late_ms:.3f} ms after it was replaced" if math.isfinite(late_ms) else ""
+    return f"that is version {older[-1]}{late}; {what}, version {least}, was made or told before"
 
 
 def judge(operations: Iterable[Operation]) -> list[Violation]:

@@ -31,7 +31,7 @@ WRITER_PROGRAMS = 2
 READER_PROGRAMS = 2
 STOPPED_S = 1.0
 """How long a daemon does nothing after SIGSTOP. Guess: many beats of it, and no time-out."""
-OPERATIONS_AFTER = 15
+OPERATIONS_AFTER = 6
 """That each program does after a fault, before the next one."""
 
 LOGGED = (

@@ -107,6 +107,9 @@ ALLOWED: dict[str, Sequence[Operation]] = {
     "on the node that writes, what other nodes do not know yet": [
         wrote(1, 9, "a", kind=Kind.REPLACE), read(3, 4, "a", node="writer"), missed(5, 6),
     ],
+    "a size of a file that was closed just now": [
+        wrote(5, 6, "bb", kind=Kind.REPLACE), asked(7, 8, 0),
+    ],
     "a size of a file that is being written": [
         wrote(1, 2, "a"), wrote(5, 6, "bb"), asked(7, 8, 0),
     ],
