@@ -355,3 +355,17 @@ def test_objects_stay_until_nodes_that_read_know_that_nothing_refers_to_them(
         return [*(node.mount.base / "objects").glob("batches/*/*")]
 
     wait_for(lambda: not left(), left)
+
+
+def test_a_second_state_directory_that_writes_is_refused(node: NodeMount) -> None:
+    """The first one goes on; the other one has done nothing."""
+    base = node.mount.base / "second"
+    base.mkdir()
+    second = Mount(base, "kernel", node.mount.config, forked=True)
+    for _ in range(2):
+        with pytest.raises(MountError, match=r"exit 4\n.*written by node first, whose state dir"):
+            second.start()
+    (node.root / "file").write_text("goes on")
+    node.mount.stop()
+    node.mount.check_log()
+    node.compare()
