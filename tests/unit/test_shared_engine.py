@@ -38,22 +38,47 @@ QUIET = Limits(checkpoint_bytes=1 << 20, journal_bytes=1 << 20, reserve_bytes=1 
 """No checkpoint begins by itself."""
 
 
-def join(
-    state_dir: Path,
-    database: FakeDatabase,
-    limits: Limits = QUIET,
-    reach: Callable[[str], None] = lambda _point: None,
-) -> SharedEngine:
-    return SharedEngine.join(
-        state_dir,
-        CONFIG,
-        database,
-        SETTINGS,
-        now_ns=1,
-        limits=limits,
-        rng=random.Random(1),
-        reach=reach,
-    )
+class Node:
+    """A state directory and the database that it belongs to."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self.state_dir = state_dir
+        self.database = FakeDatabase()
+
+    def start(
+        self,
+        limits: Limits = QUIET,
+        *,
+        at: Path | None = None,
+        reach: Callable[[str], None] = lambda _point: None,
+    ) -> SharedEngine:
+        """Have the state directory join, or a copy of it; returns its engine."""
+        return SharedEngine.join(
+            at or self.state_dir,
+            CONFIG,
+            self.database,
+            SETTINGS,
+            now_ns=1,
+            limits=limits,
+            rng=random.Random(1),
+            reach=reach,
+        )
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[SharedEngine]:
+        """Start, and send changes during the block; a database that is silent then hears no end."""
+        engine = self.start()
+        async with sending(engine):
+            yield engine
+        if self.database.is_silent:
+            abandon(engine)
+        else:
+            engine.close()
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Node:
+    return Node(tmp_path / "state")
 
 
 def killed(engine: SharedEngine, state_dir: Path) -> Path:
@@ -72,7 +97,7 @@ def abandon(engine: SharedEngine) -> None:
 
 
 @asynccontextmanager
-async def serving(engine: SharedEngine) -> AsyncIterator[None]:
+async def sending(engine: SharedEngine) -> AsyncIterator[None]:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(engine.writer.run)
         await trio.testing.wait_all_tasks_blocked()
@@ -88,141 +113,116 @@ async def make_and_commit(engine: SharedEngine, *names: bytes) -> None:
 
 class TestChanges:
     async def test_commit_returns_when_the_database_has_it(
-        self, autojump_clock: trio.testing.MockClock, tmp_path: Path
+        self, autojump_clock: trio.testing.MockClock, node: Node
     ) -> None:
-        database = FakeDatabase()
-        engine = join(tmp_path / "state", database)
-        async with serving(engine):
-            database.latency_s = 3.0
+        async with node.serving() as engine:
+            node.database.latency_s = 3.0
             await make_file(engine, b"a")
             assert engine.uncommitted
             await engine.commit()
             assert trio.current_time() == pytest.approx(3.0, abs=0.1)
-            assert database.seq == 1
+            assert node.database.seq == 1
             assert not engine.uncommitted
-        engine.close()
 
     async def test_request_on_the_fast_path_leaves_it_before_it_waits(
-        self, autojump_clock: trio.testing.MockClock, tmp_path: Path
+        self, autojump_clock: trio.testing.MockClock, node: Node
     ) -> None:
-        engine = join(tmp_path / "state", FakeDatabase())
-        async with serving(engine):
+        async with node.serving() as engine:
             await make_file(engine, b"a")
             with fast_path():
                 commit = engine.commit()
                 assert commit.send(None) is LEAVE
                 commit.close()
-        engine.close()
 
     async def test_garbage_that_is_gone_is_waited_for_by_nobody(
-        self, autojump_clock: trio.testing.MockClock, tmp_path: Path
+        self, autojump_clock: trio.testing.MockClock, node: Node
     ) -> None:
         """An object whose record comes back is removed again."""
-        database = FakeDatabase()
-        engine = join(tmp_path / "state", database)
-        async with serving(engine):
+        async with node.serving() as engine:
             inode = await make_sealed(engine, b"a")
             await engine.unlink(ROOT_INODE, b"a", NOW_NS)
             await engine.reap([inode.ino])
             await engine.commit()
-            database.is_silent = True
+            node.database.is_silent = True
             [item] = await engine.list_garbage(9)
             await engine.clear_garbage([item.item])
             await engine.commit()
             assert trio.current_time() < 0.1
-            database.is_silent = False
-        engine.close()
+            node.database.is_silent = False
 
     async def test_change_of_the_background_does_not_wait(
-        self, autojump_clock: trio.testing.MockClock, tmp_path: Path
+        self, autojump_clock: trio.testing.MockClock, node: Node
     ) -> None:
         """Nor is it told that the database did not answer: it would undo what was done."""
-        database = FakeDatabase()
-        engine = join(tmp_path / "state", database)
-        async with serving(engine):
-            database.is_silent = True
+        async with node.serving() as engine:
+            node.database.is_silent = True
             async with engine.change():
                 await make_file(engine, b"a")
             assert trio.current_time() < 0.1
             assert not engine.uncommitted
-            database.is_silent = False
+            node.database.is_silent = False
             await engine.commit()
-            assert database.seq == 1
-        engine.close()
+            assert node.database.seq == 1
 
     async def test_change_of_a_request_is_waited_for_by_its_reply(
-        self, autojump_clock: trio.testing.MockClock, tmp_path: Path
+        self, autojump_clock: trio.testing.MockClock, node: Node
     ) -> None:
-        database = FakeDatabase()
-        engine = join(tmp_path / "state", database)
-        async with serving(engine):
+        async with node.serving() as engine:
 
             async def serve() -> None:
                 async with engine.change():
                     await make_file(engine, b"a")
                 assert engine.uncommitted
                 await engine.commit()
-                assert database.seq == 1
+                assert node.database.seq == 1
 
             with fast_path():
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(serve)
             assert not engine.uncommitted
-        engine.close()
 
     async def test_large_backlog_holds_changes_back(
-        self,
-        autojump_clock: trio.testing.MockClock,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
+        self, autojump_clock: trio.testing.MockClock, node: Node, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(shared_engine, "BACKLOG_BYTES_MAX", 3000)
-        database = FakeDatabase()
-        engine = join(tmp_path / "state", database)
-        async with serving(engine):
-            database.latency_s = 1.0
+        async with node.serving() as engine:
+            node.database.latency_s = 1.0
             for number in range(50):
                 async with engine.change():
                     await make_file(engine, b"%d" % number)
                 assert engine._outbox.bytes < 4000
             assert trio.current_time() > 2.0
-        engine.close()
 
     async def test_cancelled_wait_leaves_the_change_done(
-        self, autojump_clock: trio.testing.MockClock, tmp_path: Path
+        self, autojump_clock: trio.testing.MockClock, node: Node
     ) -> None:
-        database = FakeDatabase()
-        engine = join(tmp_path / "state", database)
-        async with serving(engine):
-            database.latency_s = 1.0
+        async with node.serving() as engine:
+            node.database.latency_s = 1.0
             with trio.move_on_after(0.5) as scope:
                 await make_and_commit(engine, b"a")
             assert scope.cancelled_caught
             await engine.commit()
-            assert database.seq == 1
+            assert node.database.seq == 1
             assert await names_in(engine) == [b"a"]
-        engine.close()
 
 
 class TestConfirmed:
     """Methods of sockets are answered once the database has what they have changed."""
 
     async def test_work_that_changes_something_waits(
-        self, autojump_clock: trio.testing.MockClock, tmp_path: Path
+        self, autojump_clock: trio.testing.MockClock, node: Node
     ) -> None:
-        database = FakeDatabase()
-        engine = join(tmp_path / "state", database)
-        async with serving(engine):
+        async with node.serving() as engine:
 
             async def change() -> InodeNo:
                 async with engine.change():
                     return (await make_file(engine, b"a")).ino
 
-            database.latency_s = 3.0
+            node.database.latency_s = 3.0
             ino = await engine.confirmed(change())
             assert (await engine.get_inode(ino)).ino == ino
-            assert database.seq == 1
-            database.is_silent = True
+            assert node.database.seq == 1
+            node.database.is_silent = True
 
             async def change_again() -> None:
                 async with engine.change():
@@ -230,30 +230,24 @@ class TestConfirmed:
 
             with pytest.raises(UnconfirmedError):
                 await engine.confirmed(change_again())
-        abandon(engine)
 
     async def test_work_that_reads_does_not_wait_for_others(
-        self, autojump_clock: trio.testing.MockClock, tmp_path: Path
+        self, autojump_clock: trio.testing.MockClock, node: Node
     ) -> None:
-        database = FakeDatabase()
-        engine = join(tmp_path / "state", database)
-        async with serving(engine):
-            database.is_silent = True
+        async with node.serving() as engine:
+            node.database.is_silent = True
             async with engine.change():
                 await make_file(engine, b"a")
             assert await engine.confirmed(names_in(engine)) == [b"a"]
             assert trio.current_time() < 0.1
-        abandon(engine)
 
 
 class TestCutOff:
     async def test_who_waits_is_told_and_nothing_is_undone(
-        self, autojump_clock: trio.testing.MockClock, tmp_path: Path
+        self, autojump_clock: trio.testing.MockClock, node: Node
     ) -> None:
-        database = FakeDatabase()
-        engine = join(tmp_path / "state", database)
-        async with serving(engine):
-            database.stop()
+        async with node.serving() as engine:
+            node.database.stop()
             with pytest.raises(UnconfirmedError):
                 await make_and_commit(engine, b"a")
             assert trio.current_time() == pytest.approx(LIMIT_S, abs=0.1)
@@ -265,22 +259,19 @@ class TestCutOff:
             assert await names_in(engine) == [b"a"]
             assert engine.refusal is not None
             assert not engine.uncommitted
-            database.start()
+            node.database.start()
             await trio.sleep(10)
-            assert database.seq == 1
+            assert node.database.seq == 1
             assert engine.refusal is None
             await make_and_commit(engine, b"b")
-            assert database.seq == 2
-        engine.close()
+            assert node.database.seq == 2
 
     async def test_what_reading_needs_goes_on(
-        self, autojump_clock: trio.testing.MockClock, tmp_path: Path
+        self, autojump_clock: trio.testing.MockClock, node: Node
     ) -> None:
         """A packed file gets its raw form; both are this node's alone."""
-        database = FakeDatabase()
-        engine = join(tmp_path / "state", database)
-        async with serving(engine):
-            database.stop()
+        async with node.serving() as engine:
+            node.database.stop()
             await trio.sleep(BEAT_S + LIMIT_S + 1)
             intent = await engine.begin_intent(
                 MoveKind.HYDRATE, ROOT_INODE, Generation(1), "7", NOW_NS
@@ -291,20 +282,17 @@ class TestCutOff:
             assert len(await engine.list_events(None, 10)) == 1
             with pytest.raises(MetadataError, match="changes are refused"):
                 await engine.put_setting("a", b"b")
-            database.start()
+            node.database.start()
             await trio.sleep(10)
-            assert database.seq == engine._outbox.number
-        engine.close()
+            assert node.database.seq == engine._outbox.number
 
-    async def test_sync_fails_until_the_database_has_everything(self, tmp_path: Path) -> None:
-        database = FakeDatabase()
-        engine = join(tmp_path / "state", database)
-        async with serving(engine):
+    async def test_sync_fails_until_the_database_has_everything(self, node: Node) -> None:
+        async with node.serving() as engine:
             await make_and_commit(engine, b"a")
             assert not engine.sync_waits
             await trio.to_thread.run_sync(engine.sync)
             assert engine.synced
-            database.is_silent = True
+            node.database.is_silent = True
             async with engine.change():
                 await make_file(engine, b"b")
             assert engine.sync_waits
@@ -315,97 +303,90 @@ class TestCutOff:
             # On this disk it is durable all the same.
             assert SqliteEngine.synced.fget(engine)
             assert not engine.synced
-        abandon(engine)
 
 
 class TestStart:
-    def test_new_state_begins_with_its_root(self, tmp_path: Path) -> None:
-        database = FakeDatabase()
-        engine = join(tmp_path / "state", database)
-        assert [row[0] for row in database.base["inode"]] == [ROOT_INODE]
-        assert database.base["dentry"] == []
-        assert database.epoch > 0
+    def test_new_state_begins_with_its_root(self, node: Node) -> None:
+        engine = node.start()
+        assert [row[0] for row in node.database.base["inode"]] == [ROOT_INODE]
+        assert node.database.base["dentry"] == []
+        assert node.database.epoch > 0
         engine.close()
 
-    def test_state_of_a_node_is_no_single_node_mount(self, tmp_path: Path) -> None:
-        join(tmp_path / "state", FakeDatabase()).close()
+    def test_state_of_a_node_is_no_single_node_mount(self, node: Node) -> None:
+        node.start().close()
         with pytest.raises(UsageError, match="belongs to a node") as caught:
-            SqliteEngine.open(tmp_path / "state", CONFIG)
+            SqliteEngine.open(node.state_dir, CONFIG)
         assert caught.value.exit_code == ExitCode.STATE_UNUSABLE
 
-    def test_changes_outside_of_a_loop_are_sent_by_close(self, tmp_path: Path) -> None:
-        database = FakeDatabase()
-        engine = join(tmp_path / "state", database)
+    def test_changes_outside_of_a_loop_are_sent_by_close(self, node: Node) -> None:
+        engine = node.start()
         run(make_file(engine, b"a"))
         run(engine.commit())
-        assert database.seq == 0
+        assert node.database.seq == 0
         engine.close()
-        assert database.seq == 1
+        assert node.database.seq == 1
 
-    def test_close_without_a_database_ends_and_the_next_start_goes_on(self, tmp_path: Path) -> None:
-        database = FakeDatabase()
-        engine = join(tmp_path / "state", database)
+    def test_close_without_a_database_ends_and_the_next_start_goes_on(self, node: Node) -> None:
+        engine = node.start()
         engine._outbox.limit_s = 0.2
         run(make_file(engine, b"a"))
-        database.stop()
+        node.database.stop()
         engine.close()
-        database.start()
-        engine = join(tmp_path / "state", database)
+        node.database.start()
+        engine = node.start()
         assert run(names_in(engine)) == [b"a"]
         engine.close()
-        assert database.seq == 1
+        assert node.database.seq == 1
 
     @pytest.mark.parametrize("limits", [SMALL, QUIET])
-    def test_killed_with_changes_that_were_not_sent(self, tmp_path: Path, limits: Limits) -> None:
+    def test_killed_with_changes_that_were_not_sent(self, node: Node, limits: Limits) -> None:
         """With small limits most are in `unsent`: checkpoints have overwritten their journals."""
-        database = FakeDatabase()
-        engine = join(tmp_path / "state", database, limits)
+        engine = node.start(limits)
         names = [b"%02d" % number for number in range(30)]
         for name in names:
             run(make_file(engine, name))
             run(engine.commit())
-        state_dir = killed(engine, tmp_path / "state")
-        engine = join(state_dir, database, limits)
+        state_dir = killed(engine, node.state_dir)
+        engine = node.start(limits, at=state_dir)
         engine.close()
-        assert database.seq == 30
-        assert sorted(database.changes) == list(range(1, 31))
+        assert node.database.seq == 30
+        assert sorted(node.database.changes) == list(range(1, 31))
 
-    def test_database_that_has_more_gives_it_back(self, tmp_path: Path) -> None:
+    def test_database_that_has_more_gives_it_back(self, node: Node, tmp_path: Path) -> None:
         """As after power loss here, which leaves what was synced."""
-        database = FakeDatabase()
-        engine = join(tmp_path / "state", database)
+        engine = node.start()
         run(make_file(engine, b"a"))
         engine.commit_nowait()
         engine.sync()
-        shutil.copytree(tmp_path / "state", tmp_path / "early")
+        shutil.copytree(node.state_dir, tmp_path / "early")
         for name in (b"b", b"c"):
             run(make_file(engine, name))
             engine.commit_nowait()
         engine._send_left()
-        assert database.seq == 3
+        assert node.database.seq == 3
         abandon(engine)
         points: list[str] = []
-        engine = join(tmp_path / "early", database, reach=points.append)
+        engine = node.start(at=tmp_path / "early", reach=points.append)
         assert run(names_in(engine)) == [b"a", b"b", b"c"]
         assert points == ["node.taken", "node.redone", "node.redone", "node.caught_up"]
         assert engine.check() == []
         assert run(engine.usage()) == run(engine.recount())
         run(make_file(engine, b"d"))
         engine.close()
-        assert database.seq == 4
-        engine = join(tmp_path / "early", database)
+        assert node.database.seq == 4
+        engine = node.start(at=tmp_path / "early")
         assert run(names_in(engine)) == [b"a", b"b", b"c", b"d"]
         engine.close()
 
 
 class TestRefusedStart:
-    def test_without_a_database(self, tmp_path: Path) -> None:
-        database = FakeDatabase()
-        database.stop()
+    def test_without_a_database(self, node: Node) -> None:
+        node.database.stop()
         with pytest.raises(UsageError, match="connection refused") as caught:
-            join(tmp_path / "state", database)
+            node.start()
         assert caught.value.exit_code == ExitCode.NO_ANSWER
-        assert not (tmp_path / "state").exists()
+        assert not node.state_dir.exists()
 
     @pytest.mark.parametrize(
         ("told", "expected"),
@@ -422,99 +403,93 @@ class TestRefusedStart:
         assert refusal.startswith(expected)
         assert refusal.count("postgresql://a/b") == 1
 
-    def test_another_state_directory(self, tmp_path: Path) -> None:
-        database = FakeDatabase()
-        join(tmp_path / "state", database).close()
+    def test_another_state_directory(self, node: Node, tmp_path: Path) -> None:
+        node.start().close()
         with pytest.raises(UsageError, match="another one"):
-            join(tmp_path / "second", database)
+            node.start(at=tmp_path / "second")
 
-    def test_state_directory_of_another_mount(self, tmp_path: Path) -> None:
-        join(tmp_path / "state", FakeDatabase()).close()
-        other = FakeDatabase()
+    def test_state_directory_of_another_mount(self, node: Node) -> None:
+        node.start().close()
+        node.database = other = FakeDatabase()
         other.mount_id = "o" * 32
         with pytest.raises(UsageError, match="belongs to a node of another mount"):
-            join(tmp_path / "state", other)
+            node.start()
         assert other.state_id is None
 
-    def test_single_node_state_with_files(self, tmp_path: Path) -> None:
-        engine = SqliteEngine.open(tmp_path / "state", CONFIG, 1, QUIET)
+    def test_single_node_state_with_files(self, node: Node) -> None:
+        engine = SqliteEngine.open(node.state_dir, CONFIG, 1, QUIET)
         run(make_file(engine, b"a"))
         engine.close()
         with pytest.raises(UsageError, match="moves to PostgreSQL with a later version"):
-            join(tmp_path / "state", FakeDatabase())
-        engine = SqliteEngine.open(tmp_path / "state", CONFIG, 1, QUIET)
+            node.start()
+        engine = SqliteEngine.open(node.state_dir, CONFIG, 1, QUIET)
         assert run(names_in(engine)) == [b"a"]
         engine.close()
 
-    def test_copy_that_was_not_mounted_last(self, tmp_path: Path) -> None:
-        database = FakeDatabase()
-        join(tmp_path / "state", database).close()
-        shutil.copytree(tmp_path / "state", tmp_path / "copy")
-        engine = join(tmp_path / "state", database)
+    def test_copy_that_was_not_mounted_last(self, node: Node, tmp_path: Path) -> None:
+        node.start().close()
+        shutil.copytree(node.state_dir, tmp_path / "copy")
+        engine = node.start()
         run(make_file(engine, b"a"))
         engine.close()
-        before = database.epoch, database.seq
+        before = node.database.epoch, node.database.seq
         with pytest.raises(UsageError, match="mount the one that was mounted last") as caught:
-            join(tmp_path / "copy", database)
+            node.start(at=tmp_path / "copy")
         assert caught.value.exit_code == ExitCode.STATE_UNUSABLE
-        assert (database.epoch, database.seq) == before
+        assert (node.database.epoch, node.database.seq) == before
 
-    def test_database_that_was_put_back(self, tmp_path: Path) -> None:
-        database = FakeDatabase()
-        engine = join(tmp_path / "state", database, SMALL)
+    def test_database_that_was_put_back(self, node: Node) -> None:
+        engine = node.start(SMALL)
         for number in range(30):
             run(make_file(engine, b"%d" % number))
             run(engine.commit())
         engine.close()
-        join(tmp_path / "state", database).close()
-        database.seq = 3
+        node.start().close()
+        node.database.seq = 3
         with pytest.raises(UsageError, match="it was put back from a backup"):
-            join(tmp_path / "state", database)
+            node.start()
 
-    def test_database_that_was_made_anew(self, tmp_path: Path) -> None:
-        database = FakeDatabase()
-        engine = join(tmp_path / "state", database)
+    def test_database_that_was_made_anew(self, node: Node) -> None:
+        engine = node.start()
         run(make_file(engine, b"a"))
         engine.close()
-        database.state_id = None
+        node.database.state_id = None
         with pytest.raises(UsageError, match="it does not know this node"):
-            join(tmp_path / "state", database)
+            node.start()
 
-    def test_bodies_that_are_gone(self, tmp_path: Path) -> None:
-        database = FakeDatabase()
-        engine = join(tmp_path / "state", database)
-        early = killed(engine, tmp_path / "state")
+    def test_bodies_that_are_gone(self, node: Node, tmp_path: Path) -> None:
+        engine = node.start()
+        early = killed(engine, node.state_dir)
         shutil.copytree(early, tmp_path / "early")
-        engine = join(early, database)
+        engine = node.start(at=early)
         for name in (b"a", b"b"):
             run(make_file(engine, name))
             run(engine.commit())
         engine.close()
         shutil.copy(early / "node", tmp_path / "early" / "node")
-        del database.changes[1]
-        before = database.epoch
+        del node.database.changes[1]
+        before = node.database.epoch
         with pytest.raises(UsageError, match="only 1 of those between are kept"):
-            join(tmp_path / "early", database)
-        assert database.epoch == before
+            node.start(at=tmp_path / "early")
+        assert node.database.epoch == before
 
 
-def test_copy_that_is_mounted_meanwhile_fences_the_original(tmp_path: Path) -> None:
-    database = FakeDatabase()
-    engine = join(tmp_path / "state", database)
+def test_copy_that_is_mounted_meanwhile_fences_the_original(node: Node, tmp_path: Path) -> None:
+    engine = node.start()
     # As of a live mount.
-    shutil.copytree(tmp_path / "state", tmp_path / "copy")
+    shutil.copytree(node.state_dir, tmp_path / "copy")
 
     async def main() -> None:
-        async with serving(engine):
-            copy = join(tmp_path / "copy", database)
+        async with sending(engine):
+            copy = node.start(at=tmp_path / "copy")
             with pytest.raises(UnconfirmedError, match="another process has taken the place"):
                 await make_and_commit(engine, b"a")
             with pytest.raises(MetadataError, match="another process has taken the place"):
                 await engine.add_events([Event(0, 1, "store", "", "x")])
-            assert database.seq == 0
+            assert node.database.seq == 0
             copy.close()
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
     engine.close()
     with pytest.raises(UsageError, match="mount the one that was mounted last"):
-        join(tmp_path / "state", database)
+        node.start()
