@@ -487,7 +487,12 @@ def assemble(
             RestoreMethods(filesystem, move_parts, snapshots),
             snapshots,
             Comparing(move_parts, PastReader(engine, raw_store, sealer, parts.form_reader)),
-            GcMethods(move_parts, garbage, mover.compaction, exporter),
+            GcMethods(
+                move_parts,
+                garbage,
+                mover.compaction,
+                None if exporter is None else exporter.stored,
+            ),
             RemountMethods(features),
             ExportMethods(exporter),
             *hot.providers,

@@ -119,7 +119,7 @@ async def _run(parts: Assembly, lock: StateLock, starter: Starter, manager: Serv
         await _note_store(parts)
         await _begin_generations(parts)
     if parts.exporter is not None:
-        await parts.exporter.begin()
+        await parts.exporter.stored.begin()
     await parts.quotas.load()
     await parts.recovery.begin()
     await parts.filesystem.recover()

@@ -64,20 +64,20 @@ class ExportMethods:
             "error": progress.error,
             "exports": [
                 {
-                    "id": self._exporter.name_of(note),
+                    "id": self._exporter.stored.name_of(note),
                     "created_ns": note.created_ns,
                     "checked_ns": note.checked_ns,
                     "file_count": note.file_count,
                     "content_bytes": note.content_bytes,
                     "missing_count": note.missing_count,
                     "missing_bytes": note.missing_bytes,
-                    "key": self._exporter.key_id_of(note),
+                    "key": self._exporter.stored.key_id_of(note),
                 }
-                for note in self._exporter.notes
+                for note in self._exporter.stored.notes
             ],
             "lost": [
-                {"id": self._exporter.name_of(note), "reason": why}
-                for note, why in self._exporter.lost
+                {"id": self._exporter.stored.name_of(note), "reason": why}
+                for note, why in self._exporter.stored.lost
             ],
         }
 
@@ -86,11 +86,11 @@ def export_report(
     exporter: Exporter, lost_objects: tuple[LostObjectsReport, ...] = ()
 ) -> ExportReport:
     """Return how old the newest export is, and what it and the stores lack."""
-    newest = next(iter(exporter.notes), None)
+    newest = next(iter(exporter.stored.notes), None)
     age_s = None
     if newest is not None:
         age_s = max(0.0, time.time() - newest.checked_ns / 1e9)
-    later = [why for note, why in exporter.lost if newest is None or note.snap > newest.snap]
+    later = [why for note, why in exporter.stored.lost if newest is None or note.snap > newest.snap]
     return ExportReport(
         interval_s=exporter.interval_s,
         age_s=age_s,

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         OrphansReport,
     )
     from memfs.control.server import Handler
-    from memfs.exports.exporter import Exporter
+    from memfs.exports.stored import StoredExports
     from memfs.metadata.records import SnapshotUsage
     from memfs.moves.attempt import MoveParts
     from memfs.moves.garbage import GarbageCollector
@@ -47,7 +47,7 @@ class GcMethods:
     Args:
         garbage: Removes it.
         compaction: That of the mover.
-        exporter: None: there are no exports.
+        exports: None: there are no exports.
     """
 
     def __init__(
@@ -55,12 +55,12 @@ class GcMethods:
         parts: MoveParts,
         garbage: GarbageCollector,
         compaction: Compaction,
-        exporter: Exporter | None = None,
+        exports: StoredExports | None = None,
     ) -> None:
         self._parts = parts
         self._garbage = garbage
         self._compaction = compaction
-        self._orphans = OrphanSearch(parts, exporter)
+        self._orphans = OrphanSearch(parts, exports)
 
     def methods(self) -> Mapping[str, Handler]:
         """Return the methods of the control socket by name."""

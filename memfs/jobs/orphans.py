@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
-    from memfs.exports.exporter import Exporter
+    from memfs.exports.stored import StoredExports
     from memfs.moves.attempt import MoveParts
 
 log = logging.getLogger(__name__)
@@ -98,18 +98,18 @@ class OrphanSearch:
     """Finds orphans, and puts them away on request, beside all that programs do.
 
     Args:
-        exporter: None: there are no exports.
+        exports: None: there are no exports.
         clock: Seconds since the epoch; tests give their own.
     """
 
     def __init__(
         self,
         parts: MoveParts,
-        exporter: Exporter | None = None,
+        exports: StoredExports | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._parts = parts
-        self._exporter = exporter
+        self._exports = exports
         self._clock = clock
         # Raw files of this process stand ready for long before an inode has them.
         self._raw_end = parts.engine.unrecorded_raw_range()[1]
@@ -258,21 +258,21 @@ class OrphanSearch:
     async def _look_at_exports(self, take: bool) -> Orphans:
         """Find objects that no complete export needs; what is taken of them is gone."""
         orphans = Orphans()
-        if self._exporter is None:
+        if self._exports is None:
             return orphans
-        found = await self._exporter.look_for_unneeded(remove=take)
+        found = await self._exports.look_for_unneeded(remove=take)
         for stat in found.objects:
             orphans.add(stat.key, stat.size)
         orphans.foreign_count = found.foreign_count
-        if take and self._exporter.refusal is None:
+        if take and self._parts.source is None:
             orphans.taken_count = len(found.objects)
         return orphans
 
     async def _named(self, addresses: Sequence[str]) -> set[str]:
         """Return those of some objects that exports name; they are read only if there are some."""
-        if self._exporter is None or not addresses:
+        if self._exports is None or not addresses:
             return set()
-        return await self._exporter.named(addresses)
+        return await self._exports.named(addresses)
 
     async def find_removable(self, addresses: Sequence[str]) -> list[str]:
         """Return those of some objects that neither this state nor an export of it refers to.

@@ -54,14 +54,14 @@ async def check_export(root: Path, point: str) -> None:
     shutil.rmtree(root / "new")
     async with mounted(World(root)) as world:
         assert world.state.parts.held_from is not None
-        await world.exporter._forget_unfinished()
+        await world.exporter.stored.forget_unfinished()
         assert await world.state.engine.list_snapshots() == []
         await world.state.create("after", b"after")
         await world.exporter.export()
         before = await look(world.state), await objects_of(world.state)
         assert await left_over(world.state) == []
         assert world.state.engine.check() == []
-        named = {str(note.snap) for note in world.exporter.notes}
+        named = {str(note.snap) for note in world.exporter.stored.notes}
         assert {str(int(each.snap)) for each in await list_exports(store)} == named
         assert len(named) == 2
     await bring(root)

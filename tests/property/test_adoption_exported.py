@@ -68,16 +68,16 @@ def export(world: World, happen: Callable[[], None]) -> None:
     """Do the steps of `Exporter._export` in two runs, with something between them."""
     exporter, remote = exporter_of(world), world.move_parts.remote
     assert remote is not None
-    world.run(exporter.begin())
+    world.run(exporter.stored.begin())
     world.run(world.sealer.seal_all())
     note, sources, _ = world.run(exporter._begin())
     happen()
 
     async def go_on() -> None:
-        await exporter._reader.publish()
-        description = await exporter._store_parts(remote, note, sources, None)
+        writer = exporter._writer
+        description = await writer.write(remote, note, sources, None)
         assert description.missing_count == 0
-        await exporter._store_done(remote, await exporter._store_description(remote, description))
+        await writer.finish(remote, await writer.describe(remote, description))
 
     world.run(go_on())
 
@@ -191,8 +191,8 @@ def test_an_export_is_not_complete_if_its_source_was_listed_whole_meanwhile() ->
         lazily_adopt(world)
         world.run(names_of(world, "set"))
         exporter = exporter_of(world)
-        world.run(exporter.begin())
-        publish, waiting = exporter._reader.publish, exporter._waiting
+        world.run(exporter.stored.begin())
+        publish, waiting = exporter._writer._reader.publish, exporter._waiting
         counted: list[int] = []
 
         async def list_whole() -> None:
@@ -207,9 +207,9 @@ def test_an_export_is_not_complete_if_its_source_was_listed_whole_meanwhile() ->
             return found
 
         exporter._waiting = count  # type: ignore[method-assign]  # of this one
-        exporter._reader.publish = list_whole  # type: ignore[method-assign]  # of this one
+        exporter._writer._reader.publish = list_whole  # type: ignore[method-assign]  # of this one
         with pytest.raises(StoreError, match="was listed whole"):
             world.run(exporter.export())
         assert counted == [1, 0]
-        exporter._reader.publish = publish  # type: ignore[method-assign]  # of this one
+        exporter._writer._reader.publish = publish  # type: ignore[method-assign]  # of this one
         assert world.run(exporter.export()).missing_count == 0

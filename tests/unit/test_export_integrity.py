@@ -75,21 +75,21 @@ async def test_each_object_that_is_lost_is_made_again(
 
 async def export_again(root: Path, world: World, key: str) -> None:
     exporter = world.exporter
-    [former] = exporter.notes
-    await exporter.look()
-    assert exporter.notes == []
-    [(note, why)] = exporter.lost
+    [former] = exporter.stored.notes
+    await exporter.stored.look()
+    assert exporter.stored.notes == []
+    [(note, why)] = exporter.stored.lost
     assert note == former
     assert key in why
     report = export_report(exporter)
     assert (report.age_s, report.file_count) == (None, 0)
     assert key in (report.lost or "")
     assert (await ExportMethods(exporter).exports())["lost"] == [
-        {"id": exporter.name_of(former), "reason": why}
+        {"id": exporter.stored.name_of(former), "reason": why}
     ]
     made = await exporter.export()
     assert made.snap != former.snap
-    assert [each.snap for each in exporter.notes] == [made.snap]
+    assert [each.snap for each in exporter.stored.notes] == [made.snap]
     assert export_report(exporter).lost is None
     await check_import(root, world)
     # What is whole is not stored again.
@@ -125,7 +125,7 @@ async def test_a_loss_that_cannot_be_made_good_is_told(tmp_path: Path) -> None:
         world.state.faults.add(Fault(FaultKind.UNAVAILABLE, "put_file"))
         with pytest.raises(StoreUnavailableError):
             await world.exporter.export()
-        assert [each.snap for each in world.exporter.notes] == [first.snap]
+        assert [each.snap for each in world.exporter.stored.notes] == [first.snap]
     async with mounted(World(tmp_path)) as world:
         report = export_report(world.exporter)
         assert report.file_count == first.file_count
@@ -141,19 +141,19 @@ async def test_what_rots_unseen_is_found_within_a_day(tmp_path: Path) -> None:
     now_s = 0.0
     async with mounted(World(tmp_path)) as world:
         await fill(world.state)
-        world.exporter._integrity._clock = lambda: now_s
+        world.exporter.stored._integrity._clock = lambda: now_s
         await world.exporter.export()
-        await world.exporter.look()
+        await world.exporter.stored.look()
         part = next(key for key in sorted(objects(tmp_path)) if "/parts/" in key)
         path = tmp_path / "store" / part
         times = path.stat()
         damage(path, "flip")
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-        await world.exporter.look()
-        assert world.exporter.lost == []
+        await world.exporter.stored.look()
+        assert world.exporter.stored.lost == []
         now_s = READ_S
-        await world.exporter.look()
-        assert len(world.exporter.lost) == 1
+        await world.exporter.stored.look()
+        assert len(world.exporter.stored.lost) == 1
 
 
 async def test_a_store_that_does_not_answer_has_lost_nothing(tmp_path: Path) -> None:
@@ -163,10 +163,10 @@ async def test_a_store_that_does_not_answer_has_lost_nothing(tmp_path: Path) -> 
         for call in ("list", "get_range"):
             world.state.faults.add(Fault(FaultKind.UNAVAILABLE, call))
             with pytest.raises(StoreUnavailableError):
-                await world.exporter.look()
+                await world.exporter.stored.look()
             world.state.faults.clear()
-        assert world.exporter.lost == []
-        assert len(world.exporter.notes) == 1
+        assert world.exporter.stored.lost == []
+        assert len(world.exporter.stored.notes) == 1
 
 
 async def test_complete_exports_stay_beside_those_that_have_lost_something(tmp_path: Path) -> None:
@@ -181,12 +181,12 @@ async def test_complete_exports_stay_beside_those_that_have_lost_something(tmp_p
         done = next(key for key in objects(tmp_path) if f"{newest.snap:016x}/done" in key)
         damage(tmp_path / "store" / done, "cut")
         made.append(await world.exporter.export())
-        assert [each.snap for each in world.exporter.notes] == [made[2].snap, made[0].snap]
-        assert [each.snap for each, _ in world.exporter.lost] == [newest.snap]
+        assert [each.snap for each in world.exporter.stored.notes] == [made[2].snap, made[0].snap]
+        assert [each.snap for each, _ in world.exporter.stored.lost] == [newest.snap]
         await world.state.create("last", b"last")
         made.append(await world.exporter.export())
-        assert [each.snap for each in world.exporter.notes] == [made[3].snap, made[2].snap]
-        assert world.exporter.lost == []
+        assert [each.snap for each in world.exporter.stored.notes] == [made[3].snap, made[2].snap]
+        assert world.exporter.stored.lost == []
         # Those of the first one and of the lost one are gone.
         snaps = {f"{each.snap:016x}" for each in made[2:]}
         assert {key.split("/")[2] for key in objects(tmp_path)} == {*snaps, "parts"}
@@ -254,8 +254,8 @@ async def test_an_import_knows_what_is_in_the_exports_of_the_store(tmp_path: Pat
     await take_over(state.engine, {"": store}, state.packed_store.temporary_path)
     state.close()
     async with mounted(World(tmp_path, "new")) as world:
-        newest, older = world.exporter.notes
+        newest, older = world.exporter.stored.notes
         assert older == made[0]
         assert (newest.snap, newest.file_count) == (made[1].snap, 0)
-        await world.exporter.look()
-        assert [*world.exporter.notes] == made[::-1]
+        await world.exporter.stored.look()
+        assert [*world.exporter.stored.notes] == made[::-1]

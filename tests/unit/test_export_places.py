@@ -184,15 +184,15 @@ async def test_an_export_of_a_later_version_is_refused_with_a_remedy(
         if where == "done.json":
             path = tmp_path / "store" / done_key(newest.state_id, newest.snap)
             path.write_text(json.dumps({**json.loads(path.read_text()), "format": FORMAT_MAX + 1}))
-        world.exporter._known.clear()
+        world.exporter.stored._known.clear()
         # The mount that finds it there stores all anew, and removes nothing that it may need.
         await world.state.create("yet more", b"more")
         await world.exporter.export()
-        assert world.exporter.lost == []
+        assert world.exporter.stored.lost == []
         with pytest.raises(NewerFormatError, match="use the version that has written it"):
-            await world.exporter.look_for_unneeded(remove=True)
+            await world.exporter.stored.look_for_unneeded(remove=True)
     shutil.rmtree(
-        (tmp_path / "store" / done_key(newest.state_id, world.exporter.notes[0].snap)).parent
+        (tmp_path / "store" / done_key(newest.state_id, world.exporter.stored.notes[0].snap)).parent
     )
     with pytest.raises(UsageError, match=r"format 3, and this memfs knows 1 to 2.*--at"):
         await bring(tmp_path)
@@ -321,14 +321,14 @@ async def test_what_becomes_of_a_key_while_it_is_exported_is_not_in_the_export(
         await engine.attach_object(
             row._replace(ino=clone, current=False, generation=inode.generation, size=0)
         )
-        publish = world.exporter._reader.publish
+        publish = world.exporter._writer._reader.publish
 
         async def change_first() -> None:
             await state.unlink("read")
             await state.unlink("clone")
             await publish()
 
-        world.exporter._reader.publish = change_first  # type: ignore[method-assign]  # of this one
+        world.exporter._writer._reader.publish = change_first  # type: ignore[method-assign]  # of this one
         await world.exporter.export()
     await bring(tmp_path)
     async with mounted(World(tmp_path, "new")) as world:

@@ -75,7 +75,7 @@ async def prepare(root: Path, keys: KeyRing = NO_KEYS) -> None:
 
 async def look_at(world: World, *, take: bool = False) -> dict[str, Orphans]:
     search = OrphanSearch(
-        world.state.parts, world.exporter, clock=lambda: time.time() + 2 * AGE_S_MIN
+        world.state.parts, world.exporter.stored, clock=lambda: time.time() + 2 * AGE_S_MIN
     )
     return {place: await search.look(SearchPlace.REMOTE, place, take=take) for place in PLACES}
 
@@ -101,7 +101,7 @@ async def test_what_an_older_export_names_is_no_orphan_before_that_is_gone(
         ]
         key = str(named.relative_to(tmp_path / "store"))
         world.state.parts.lost_found.note_objects([(key, 1)])
-        methods = GcMethods(world.state.parts, world.state.garbage, None, world.exporter)  # type: ignore[arg-type]  # not asked
+        methods = GcMethods(world.state.parts, world.state.garbage, None, world.exporter.stored)  # type: ignore[arg-type]  # not asked
         await methods.lost_found(clear=True)
         assert named.is_file()
         assert not (tmp_path / "store" / LOST).exists()

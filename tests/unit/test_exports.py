@@ -123,7 +123,7 @@ class World:
     async def mount(self) -> None:
         await self.generation.begin()
         self.state.parts.source = self.generation.source
-        await self.exporter.begin()
+        await self.exporter.stored.begin()
         await self.state.recovery.begin()
         if self.generation.source is None:
             assert await self.generation.try_to_mark()
@@ -301,7 +301,7 @@ async def test_an_export_shows_one_instant_while_files_change(tmp_path: Path) ->
             return await read(table, snap, after, paths)
 
         reader.read_parts = change_first  # type: ignore[method-assign]  # for this reader alone
-        world.exporter._reader = reader
+        world.exporter._writer._reader = reader
         await world.exporter.export()
         assert len(changed) == 2
     await bring(tmp_path)
@@ -333,7 +333,7 @@ async def test_a_file_that_is_open_for_writing_has_no_bytes_of_later(tmp_path: P
             await publish()
 
         reader.publish = go_on_first  # type: ignore[method-assign]  # for this reader alone
-        world.exporter._reader = reader
+        world.exporter._writer._reader = reader
         note = await world.exporter.export()
         assert (note.missing_count, note.missing_bytes) == (1, len(first))
         assert await state.content(ino) == second
@@ -358,7 +358,7 @@ async def test_what_has_not_changed_is_not_stored_again(tmp_path: Path) -> None:
         assert world.exporter.progress.stored_count == len(first) - 2 > 10
         await world.exporter.export()
         assert objects(tmp_path) == first
-        assert len(world.exporter.notes) == 1
+        assert len(world.exporter.stored.notes) == 1
         await world.state.engine.set_xattr(InodeNo(1), b"user.a", b"b", 0, 1)
         await world.exporter.export()
         assert world.exporter.progress.stored_count == 1
@@ -380,7 +380,7 @@ async def test_an_export_that_is_gone_is_not_the_newest(tmp_path: Path) -> None:
         shutil.move(tmp_path / "store", tmp_path / "away")
         with pytest.raises(StoreUnavailableError):
             await world.exporter.export()
-        assert list(world.exporter.notes) == [first]
+        assert list(world.exporter.stored.notes) == [first]
         shutil.move(tmp_path / "away", tmp_path / "store")
         shutil.rmtree(tmp_path / "store" / PREFIX)
         await world.exporter.export()
@@ -502,8 +502,8 @@ async def test_what_no_complete_export_needs_is_listed_and_removed_on_request(
         await fill(world.state)
         await world.exporter.export()
         own = objects(tmp_path)
-        first = world.exporter.notes[0]
-        search = OrphanSearch(world.state.parts, world.exporter)
+        first = world.exporter.stored.notes[0]
+        search = OrphanSearch(world.state.parts, world.exporter.stored)
         found = await search.look(SearchPlace.EXPORTS)
         assert (found.count, found.foreign_count) == (0, len(other))
         root = root_of(world.state.engine.state_id)
@@ -646,7 +646,7 @@ async def test_an_export_that_fails_leaves_the_one_before(tmp_path: Path) -> Non
                     await world.exporter.export()
                 world.state.faults.clear()
             assert await world.state.engine.list_snapshots() == []
-        assert world.exporter.notes
+        assert world.exporter.stored.notes
         assert before
         await world.exporter.export()
         assert await left_over(world.state) == []
@@ -664,9 +664,9 @@ def test_exports_are_due_by_the_age_of_the_newest(tmp_path: Path) -> None:
             assert 3590 < due() <= 3600
             now_ns = time.time_ns()
             old = export_notes.ExportNote(InodeNo(5), 1, True, now_ns - 10**13)  # type: ignore[arg-type]
-            world.exporter._notes = [old]
+            world.exporter.stored._notes = [old]
             assert 290 < due() <= 300
-            world.exporter._notes = [old._replace(checked_ns=now_ns - 600 * 10**9)]
+            world.exporter.stored._notes = [old._replace(checked_ns=now_ns - 600 * 10**9)]
             assert 2990 < due() <= 3000
             world.state.parts.source = "another's"
             assert due() == float("inf")

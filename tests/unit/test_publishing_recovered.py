@@ -263,7 +263,7 @@ async def test_records_of_an_export_hold_for_what_it_shows(tmp_path: Path, bucke
         part = tmp_path / "part"
         part.write_bytes(b"of a manifest")
         await place.publish_part("_SUCCESS", part)
-        read = world.exporter._reader.read_parts
+        read = world.exporter._writer._reader.read_parts
         later: list[InodeNo] = []
 
         async def publish_first(*arguments: Any) -> dict[str, Any]:  # noqa: ANN401
@@ -273,10 +273,10 @@ async def test_records_of_an_export_hold_for_what_it_shows(tmp_path: Path, bucke
                 for ino, key in ((later[0], "later"), (changed, "changed")):
                     await place.publish(ino, key)
                 engine.commit_nowait()
-                await world.exporter._reader.publish()
+                await world.exporter._writer._reader.publish()
             return await read(*arguments)
 
-        world.exporter._reader.read_parts = publish_first  # type: ignore[assignment,method-assign]
+        world.exporter._writer._reader.read_parts = publish_first  # type: ignore[assignment,method-assign]
         await world.exporter.export()
         former = {each.url: each for each in await engine.list_published(bucket.url, "", 9)}
         assert len(former) == 4
@@ -444,7 +444,7 @@ async def test_a_state_that_has_never_published_is_exported_as_before(tmp_path: 
     async with mounted(World(tmp_path)) as world:
         await world.state.create("a", b"")
         await world.exporter.export()
-        [(done, description)] = world.exporter._known.values()
+        [(done, description)] = world.exporter.stored._known.values()
         assert {part.kind for part in description.parts} == {"inodes", "contents", "dentries"}
         assert json.loads(description.encode())["format"] == 1
         assert done.snap == description.snap
