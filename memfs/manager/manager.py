@@ -8,14 +8,10 @@ from __future__ import annotations
 
 import errno as codes
 import os
-import stat
 from functools import partial
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from memfs.client.placement import TIERS, PlacementError
-from memfs.control.client import ControlError
-from memfs.errors import InvalidValueError, MemfsError
 from memfs.manager.arguments import (
     errors_given,
     filter_given,
@@ -27,66 +23,38 @@ from memfs.manager.arguments import (
     size_gb,
 )
 from memfs.manager.batches import ERRORS, BatchResult, Work, alone, run_batch
-from memfs.manager.configuration import configure, has_gpu
+from memfs.manager.configuration import configure
 from memfs.manager.entries import Entry
 from memfs.manager.errors import (
-    ArchivedError,
-    DiskFullError,
-    FilterError,
     KeyConflictError,
     MissingKeyError,
     TierUnavailableError,
-    UnsafeFormatError,
     ValueFormatError,
 )
+from memfs.manager.explaining import explained_read, explained_write
+from memfs.manager.file_work import compress, prefetch
+from memfs.manager.formats import Formats
 from memfs.manager.holding import let_go
-from memfs.manager.keyed import key_at
 from memfs.manager.keys import is_cut, path_of
 from memfs.manager.many import NewValue, Retrieving, Storing
 from memfs.manager.metadata import KEY_XATTR, MIME_XATTR, Scalar, attributes_of, metadata_of
 from memfs.manager.metrics import metrics_of
-from memfs.manager.paths import MemPath, read_attributes, snapshot_tree
-from memfs.manager.place import Origin, own_state, stop
+from memfs.manager.paths import snapshot_tree
+from memfs.manager.place import Origin, stop
 from memfs.manager.policy import MigrationPolicy
-from memfs.manager.results import Page, Results, plain_filter
+from memfs.manager.questions import Question, condition_of
+from memfs.manager.results import Results
 from memfs.manager.snapshots import SnapshotKeeper
 from memfs.manager.values import registry
 from memfs.manager.values.value import Content, HeldContent, Mime, Wanted
 from memfs.manager.wishes import Wishes
-from memfs.query.globs import escaped_glob
-from memfs.query.parsing import parse
-from memfs.sizes import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from memfs.control.methods.queries import FoundReport
-    from memfs.manager.root import Root
-    from memfs.manager.values.value import ValueFormat
+    from memfs.manager.file_work import CompressReport
 
 _MISSING = object()
-
-_FILES_A_PAGE = 1000
-"""Files that a page of a query has; a page is a second's work for the daemon at the most."""
-
-_EXPLAINED: tuple[Literal["driver", "place", "is_exact", "duration_s", "notes"], ...] = (
-    *("driver", "place", "is_exact", "duration_s", "notes"),
-)
-"""What the answer to a query tells of how it was found."""
-
-_FILES_A_CALL = 256
-"""Files that one call of the control socket is asked to work on."""
-
-
-class CompressReport(NamedTuple):
-    """What compressing came to."""
-
-    files: int
-    """That have a compressed form now."""
-    bytes_before: int
-    bytes_after: int
-    failures: dict[str, str]
-    """Why files could not be compressed, by key."""
 
 
 class MemoryManager(SnapshotKeeper):
@@ -170,20 +138,10 @@ class MemoryManager(SnapshotKeeper):
         )
         if state is None:
             state = configured.state
-        top = mount if mount is not None or state is not None else os.environ.get("MEMFS_MOUNT")
-        if plain:
-            if top is None:
-                raise ValueError("plain=True needs mount=, the directory to work in")
-            self._origin = Origin(Path(top).absolute(), "plain", wishes)
-        elif top is not None:
-            self._origin = Origin(Path(top).absolute(), "mount", wishes)
-        else:
-            chosen = Path(state) if state else own_state(self.own_state)
-            self._origin = Origin(chosen.expanduser().absolute(), "state", wishes)
+        self._origin = Origin.chosen(mount, state, self.own_state, wishes, plain=plain)
         self._below = path_of(root)
         self._take_place()
-        # A user who names pickle as the format of all else has decided.
-        self.allow_pickle = allow_pickle or self._habits.fallback_format == registry.PICKLE
+        self._formats = Formats(self._habits.fallback_format, allow_pickle=allow_pickle)
         if migration_policy is not None:
             self._mark("policy", migration_policy.mark())
 
@@ -254,7 +212,10 @@ class MemoryManager(SnapshotKeeper):
         except (ValueFormatError, KeyConflictError):
             raise
         except OSError as error:
-            raise self._explained(error, tier or self.tier) from error
+            is_own = self._origin.kind == "state"
+            raise explained_write(
+                error, self.directory, self.mount, tier or self.tier, is_own=is_own
+            ) from error
         found = metadata_of(new.attributes)
         return Entry(key, self.path(key), found, status.st_size, status.st_mtime)
 
@@ -270,8 +231,7 @@ class MemoryManager(SnapshotKeeper):
     ) -> NewValue:
         """Look at arguments of `store`, and return what they come to."""
         path = path_of(key)
-        kind = self._kind_for(value, format)
-        self._require_pickle_allowed(kind)
+        kind = self._formats.for_value(value, format)
         attributes = attributes_of(metadata_given(metadata))
         if is_cut(path):
             attributes[KEY_XATTR] = key.encode()
@@ -329,7 +289,7 @@ class MemoryManager(SnapshotKeeper):
         wanted = Wanted(start, end, name, partial, copied, device, self._habits.precision)
         root = self._root if snapshot is None else self._root_at(snapshot)
         try:
-            fd = _opened(root, key)
+            fd = self._opened(key, root)
         except MissingKeyError:
             if snapshot is not None:
                 self._require_snapshot(snapshot)
@@ -337,39 +297,16 @@ class MemoryManager(SnapshotKeeper):
                 return default
             raise
         except OSError as error:
-            raise self._unless_archived(key, error) from None
+            raise explained_read(error, key, self.path(key), self.mount) from None
         try:
-            mime = Mime.parse(_attribute(fd, MIME_XATTR))
-            content = Content(fd, f"{root.path}/{path_of(key)}", mime)
-            kind = registry.for_content(content)
-            self._require_pickle_allowed(kind, fd, content.name)
-            return kind.read(content, wanted)
+            content = Content(fd, f"{root.path}/{path_of(key)}", _mime_of(fd))
+            return self._formats.for_content(content, fd).read(content, wanted)
         except OSError as error:
             if snapshot is not None and error.errno == codes.ESTALE:
                 self._require_snapshot(snapshot)
-            raise self._unless_archived(key, error) from None
+            raise explained_read(error, key, self.path(key), self.mount) from None
         finally:
             os.close(fd)
-
-    def delete(self, key: str, *, missing_ok: bool = False) -> None:
-        """Remove a value.
-
-        Raises:
-            MissingKeyError: Nothing is stored, unless that is `missing_ok`.
-        """
-        try:
-            self._root.remove(path_of(key))
-        except MissingKeyError:
-            if not missing_ok:
-                raise MissingKeyError(f"nothing is stored under the key {key!r}") from None
-
-    def entry(self, key: str) -> Entry:
-        """Return what is stored under a key.
-
-        Raises:
-            MissingKeyError: Nothing is.
-        """
-        return self._entry(key, path_of(key))
 
     # --- as a dictionary -------------------------------------------------------------------------
     def __getitem__(self, key: str) -> Any:  # noqa: ANN401
@@ -399,31 +336,6 @@ class MemoryManager(SnapshotKeeper):
     def __bool__(self) -> bool:
         """Return whether anything is stored; looks for one key, and counts no others."""
         return next(iter(self.keys()), None) is not None
-
-    # --- metadata --------------------------------------------------------------------------------
-    def get_metadata(self, key: str) -> dict[str, Scalar]:
-        """Return the metadata of a key; raises `MissingKeyError`."""
-        fd = _opened(self._root, key)
-        try:
-            return metadata_of(read_attributes(fd))
-        finally:
-            os.close(fd)
-
-    def set_metadata(
-        self, key: str, metadata: Mapping[str, Scalar], *, replace: bool = False
-    ) -> None:
-        """Set metadata of a key.
-
-        Args:
-            key: As of `store`.
-            metadata: Values by name.
-            replace: Names that are not among these are removed.
-
-        Raises:
-            MissingKeyError: Nothing is stored.
-            ValueFormatError: A name or a value cannot be stored; nothing has changed.
-        """
-        self._require(key).set_metadata(metadata, replace=replace)
 
     # --- questions -------------------------------------------------------------------------------
     def query(
@@ -456,61 +368,11 @@ class MemoryManager(SnapshotKeeper):
         root = self._root if at is None else self._root_at(at)
         above = prefix.rpartition("/")[0]
         inner = mount.inner(self.directory / path_of(above) if above else self.directory)
-        below = {"$path": f"/{escaped_glob(inner)}/"}
-        wanted = plain_filter(filter_given(metadata_filter))
-        try:
-            # Here, so that a mistake is told with its place in the caller's own filter.
-            parse(wanted)
-        except InvalidValueError as error:
-            raise FilterError(str(error)) from None
-        condition = {"$and": [below, wanted]}
-
-        def fetch(token: str | None) -> Page:
-            try:
-                answer = mount.query(
-                    condition,
-                    sort=sort,
-                    token=token,
-                    limit=_FILES_A_PAGE,
-                    attributes=True,
-                    at=at,
-                )
-            except ControlError as error:
-                if error.errno == codes.EINVAL:
-                    raise FilterError(str(error)) from None
-                raise
-            found = (_found(top, root, file) for file in answer["files"])
-            entries = [
-                entry for entry in found if entry is not None and entry.key.startswith(prefix)
-            ]
-            told: dict[str, Any] = {name: answer[name] for name in _EXPLAINED}
-            return Page(entries, answer["token"], told)
-
-        results = Results(fetch, limit, cursor)
+        condition = condition_of(filter_given(metadata_filter), inner)
+        question = Question(mount, root, top, condition, prefix, sort, at)
+        results = Results(question.page, limit, cursor)
         bool(results)
         return results
-
-    def open(self, key: str, mode: str = "rb") -> IO[Any]:
-        """Open the file of a key, within the directory of all keys.
-
-        What is written is there at once, and not as a whole: `store` does that.
-
-        Args:
-            key: As of `store`.
-            mode: As of open(): `rb`, `r`, `wb`, `w`, `ab`, `xb`, `r+b` and so on.
-
-        Raises:
-            MissingKeyError: Nothing is stored, and the mode makes no file.
-            KeyConflictError: The key is a directory of other keys, or below a key; or it is stored
-                already, and the mode is `x`.
-        """
-        path = path_of(key)
-
-        def opener(_: str, flags: int) -> int:
-            return self._root.open(path, flags, make=bool(flags & os.O_CREAT))
-
-        file: IO[Any] = open(path, mode, opener=opener)  # noqa: SIM115 - the caller closes it
-        return file
 
     # --- many at a time --------------------------------------------------------------------------
     def batch_store(
@@ -616,15 +478,7 @@ class MemoryManager(SnapshotKeeper):
         """
         mount = self._mounted()
         paths = [mount.inner(self.path(key)) for key in several("keys", keys)]
-        taken_count, job = 0, None
-        while paths:
-            answer = mount.prefetch(paths[:_FILES_A_CALL], tier, job)
-            job = answer["job"]
-            taken_count += answer["taken_count"] - answer["skipped_count"]
-            if not answer["taken_count"]:
-                break
-            paths = paths[answer["taken_count"] :]
-        return taken_count
+        return prefetch(mount, paths, tier)
 
     def compress(
         self,
@@ -662,18 +516,7 @@ class MemoryManager(SnapshotKeeper):
                     raise MissingKeyError(f"nothing is stored under the key {key!r}") from None
         if keys is None and compression_level is not None:
             self._mark("codec", text.encode())
-        inos, failures = list(chosen), dict[str, str]()
-        files = before = after = 0
-        while inos:
-            report = mount.compress(inos[:_FILES_A_CALL], text)
-            count = report["taken_count"]
-            for ino, (outcome, reason) in report["left"].items():
-                failures[chosen[int(ino)]] = f"{outcome}: {reason}"
-            files += count - len(report["left"])
-            before += report["before_bytes"]
-            after += report["after_bytes"]
-            inos = inos[max(1, count) :]
-        return CompressReport(files, before, after, failures)
+        return compress(mount, chosen, text)
 
     def get_metrics(self) -> dict[str, dict[str, Any]]:
         """Return use and size of all four tiers of the mount, which all its users share.
@@ -709,28 +552,7 @@ class MemoryManager(SnapshotKeeper):
         if self.mount is not None:
             let_go(self.mount.state_dir)
 
-    def remove_leftovers(self, older_than_s: float = 3600.0) -> int:
-        """Remove temporary files that killed writers left; returns how many there were.
-
-        Args:
-            older_than_s: Seconds since the last write; a younger one may still be written.
-        """
-        return self._root.remove_leftovers(older_than_s)
-
     # --- within ----------------------------------------------------------------------------------
-    def _kind_for(self, value: object, name: str | None) -> ValueFormat:
-        if name is not None:
-            return registry.by_name(name)
-        fallback = self._habits.fallback_format
-        try:
-            kind = registry.for_value(value)
-        except ValueFormatError:
-            if fallback is None:
-                raise
-            return registry.by_name(fallback)
-        # Lists and dictionaries are what the fallback is for.
-        return registry.by_name(fallback) if fallback and kind.name == registry.JSON else kind
-
     def _read_held(self, retrieve: Callable[[str], Any], key: str, data: bytes, mime: str) -> Any:  # noqa: ANN401 - what was stored
         """Return what was stored, of a file that was read already."""
         content = HeldContent(data, f"{self._root.path}/{path_of(key)}", Mime.parse(mime))
@@ -743,15 +565,6 @@ class MemoryManager(SnapshotKeeper):
         finally:
             content.close()
 
-    def _entry(self, key: str, path: str) -> Entry:
-        fd = _opened(self._root, key)
-        try:
-            status = os.fstat(fd)
-            metadata = metadata_of(read_attributes(fd))
-        finally:
-            os.close(fd)
-        return Entry(key, MemPath(self.directory / path), metadata, status.st_size, status.st_mtime)
-
     def _placement(self, tier: str | None, priority: int | None) -> dict[str, bytes]:
         found = {}
         if tier is not None:
@@ -762,65 +575,6 @@ class MemoryManager(SnapshotKeeper):
             found["user.memfs.priority"] = str(priority_of(priority)).encode()
         return found
 
-    def _unless_archived(self, key: str, error: OSError) -> OSError:
-        """Return the error to raise for one that reading a value has met."""
-        if error.errno != codes.EBUSY or self.mount is None or isinstance(error, MemfsError):
-            return error
-        try:
-            pending = self.why(key).get("pending", {})
-        except (OSError, MemfsError):
-            pending = {}
-        return ArchivedError.of(key, pending)
-
-    def _explained(self, error: OSError, tier: str | None) -> OSError:
-        """Return the error to raise for one that storing a value has met."""
-        if error.errno in (codes.ENOSPC, codes.EDQUOT):
-            return DiskFullError(
-                f"{self.directory}: {error.strerror}; {self._room_kept()}what was stored before is "
-                "still there"
-            )
-        if tier is not None and error.errno == codes.ENOTSUP:
-            remedy = "; set hot.devices and hot.size in its configuration" if tier == "hot" else ""
-            if remedy and self._origin.kind == "state":
-                remedy = (
-                    "; hot_memory_size= makes one on the GPU"
-                    if has_gpu()
-                    else ": there is no GPU here; hot_config={'device': 'cpu', 'size_gb': 1} makes "
-                    "one in shared memory"
-                )
-            return TierUnavailableError(f"{self.directory}: the mount has no {tier} tier{remedy}")
-        return error
-
-    def _room_kept(self) -> str:
-        """Return what can be done about a full disk, for a message."""
-        if self.mount is None:
-            return ""
-        remedy = "delete values, or use a larger disk; "
-        try:
-            kept_bytes = self.mount.status().snapshots.kept_bytes
-        except (OSError, MemfsError):
-            return remedy
-        if not kept_bytes:
-            return remedy
-        return f"snapshots keep {format_size(kept_bytes)}: delete_snapshots gives it back; {remedy}"
-
-    def _require_pickle_allowed(
-        self, kind: ValueFormat, fd: int | None = None, name: str = "the value"
-    ) -> None:
-        if kind.name != registry.PICKLE:
-            return
-        if not self.allow_pickle:
-            raise UnsafeFormatError(
-                f"{name}: to read a pickle runs what it says; MemoryManager(allow_pickle=True) "
-                "allows that"
-            )
-        if fd is not None:
-            status = os.fstat(fd)
-            if status.st_uid != os.geteuid() or status.st_mode & 0o022:
-                raise UnsafeFormatError(
-                    f"{name} belongs to another user, or others may write it: it is not run"
-                )
-
 
 def _checked_tier(tier: str) -> str:
     if tier not in TIERS:
@@ -828,34 +582,8 @@ def _checked_tier(tier: str) -> str:
     return tier
 
 
-def _attribute(fd: int, name: str) -> str:
+def _mime_of(fd: int) -> Mime:
     try:
-        return os.getxattr(fd, name).decode("utf-8", "replace")
+        return Mime.parse(os.getxattr(fd, MIME_XATTR).decode("utf-8", "replace"))
     except OSError:
-        return ""
-
-
-def _opened(root: Root, key: str) -> int:
-    try:
-        return root.open(path_of(key))
-    except MissingKeyError:
-        raise MissingKeyError(f"nothing is stored under the key {key!r}") from None
-
-
-def _found(top: Path, root: Root, file: FoundReport) -> Entry | None:
-    path = MemPath(top / file["path"])
-    try:
-        key = key_at(root, str(path.relative_to(root.path)))
-    except ValueError:
-        return None
-    try:
-        status = os.stat(path)
-    except OSError:
-        # It was removed since.
-        return None
-    if key is None or not stat.S_ISREG(status.st_mode):
-        # A directory has metadata, too, and is no value.
-        return None
-    texts = {f"user.{name}": text.encode() for name, text in (file["attributes"] or {}).items()}
-    # What a program writes just now has more bytes than when it was closed last.
-    return Entry(key, path, metadata_of(texts), status.st_size, status.st_mtime)
+        return Mime.parse("")

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
 from memfs.client.mount import Mount, NotMountedError
 from memfs.control.client import ControlUnavailableError
@@ -68,6 +68,35 @@ class Origin(NamedTuple):
     """In a mount that is there, in the state directory of an own one, or a plain directory."""
     kind: Literal["mount", "state", "plain"]
     wishes: Wishes
+
+    @classmethod
+    def chosen(
+        cls,
+        mount: str | os.PathLike[str] | None,
+        state: str | os.PathLike[str] | None,
+        own: str,
+        wishes: Wishes,
+        *,
+        plain: bool,
+    ) -> Self:
+        """Return the place that arguments name, or, where nothing is named, `MOUNT_VARIABLE`.
+
+        Args:
+            mount: A path in a mount that is there, or a plain directory.
+            state: The state directory of a mount of its own.
+            own: Name of the state directory where nothing is named.
+            wishes: What the mount is to have.
+            plain: `mount` is a plain directory.
+        """
+        top = mount if mount is not None or state is not None else os.environ.get(MOUNT_VARIABLE)
+        if plain:
+            if top is None:
+                raise ValueError("plain=True needs mount=, the directory to work in")
+            return cls(Path(top).absolute(), "plain", wishes)
+        if top is not None:
+            return cls(Path(top).absolute(), "mount", wishes)
+        chosen = Path(state) if state else own_state(own)
+        return cls(chosen.expanduser().absolute(), "state", wishes)
 
     def take(self) -> tuple[Path, Mount | None]:
         """Return the directory to work in, and its mount, which this process holds from now on.

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from memfs.manager.arguments import size_mb as check_size_mb
 from memfs.manager.keys import path_of
-from memfs.manager.manager import CompressReport, MemoryManager
+from memfs.manager.manager import MemoryManager
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from memfs.manager.file_work import CompressReport
 
 
 _MIB = 1 << 20
