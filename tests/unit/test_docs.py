@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import os
 import re
 import shlex
@@ -150,6 +151,30 @@ def test_every_file_that_a_document_names_is_there(document: Document) -> None:
             if plain and not (ROOT / path).exists():
                 missing.append(path)
     assert missing == []
+
+
+@functools.cache
+def words_of_the_code() -> frozenset[str]:
+    folders = ("memfs", "daemon", "tools", "tests")
+    files = [file for folder in folders for file in (ROOT / folder).rglob("*.py")]
+    assert len(files) > 700
+    return frozenset(word for file in files for word in re.findall(r"\w+", file.read_text()))
+
+
+@pytest.mark.parametrize(
+    "document",
+    [each for each in DOCUMENTS if each.name.startswith(("ARCHITECTURE", "docs/internals/"))],
+    ids=lambda each: each.name,
+)
+def test_every_name_of_the_code_that_a_document_tells_is_there(document: Document) -> None:
+    """`Class.member`, and `ClassOfSeveralWords`, in backticks."""
+    known = words_of_the_code()
+    found = [
+        re.fullmatch(r"([A-Z]\w*)\.([a-z_]\w*)(?:\(.*\))?|([A-Z][a-z]+[A-Z]\w*)", span)
+        for span in document.code_spans
+    ]
+    named = {(each[0], name) for each in found if each for name in each.groups() if name}
+    assert [span for span, name in sorted(named) if name not in known] == []
 
 
 @each_document
