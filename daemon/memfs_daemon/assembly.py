@@ -29,7 +29,6 @@ from memfs.content.room import Room
 from memfs.content.sealing import Sealer
 from memfs.content.sources import Sources, open_store
 from memfs.control.methods.table import METHODS
-from memfs.control.report import DriverReport
 from memfs.control.user_server import UserServer
 from memfs.encryption.keys import load_keys
 from memfs.errors import MemfsError, UsageError
@@ -90,17 +89,16 @@ from memfs.stores.remote import lies_on_disk_of, open_stores, together
 from memfs.traces.recorder import Recorder
 from memfs.types import READER
 from memfs_daemon.activity import ActivityMethods
+from memfs_daemon.driver_choice import build_driver
 from memfs_daemon.heap_keeper import HeapKeeper
 from memfs_daemon.history import History
 from memfs_daemon.indexing import AttributeIndexer, FieldIndexer
 from memfs_daemon.inside import InsideFiles
 from memfs_daemon.kernel.backing import BackingRegistry
-from memfs_daemon.kernel.probe import probe as probe_kernel
 from memfs_daemon.live_policy import LivePolicy
 from memfs_daemon.metrics import MetricsMethods
 from memfs_daemon.policy import PolicyMethods
 from memfs_daemon.precedence import Precedence
-from memfs_daemon.pyfuse3.probe import probe as probe_pyfuse3
 from memfs_daemon.querying import QueryMethods, UserQueryMethods
 from memfs_daemon.readings import Readings
 from memfs_daemon.remounting import RemountMethods
@@ -114,17 +112,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping
     from pathlib import Path
 
-    from memfs.config import (
-        Config,
-        GlacierConfig,
-        HotConfig,
-        MountConfig,
-        NamedStoreConfig,
-        NodesConfig,
-    )
+    from memfs.config import Config, GlacierConfig, HotConfig, NamedStoreConfig, NodesConfig
     from memfs.control.report import PendingReport, StatusReport
     from memfs.control.server import Handler
-    from memfs.filesystem.operations import Operations
     from memfs.hot.headers import HeaderReader
     from memfs.metadata.engine import Engine
     from memfs.metadata.shared.log import Log
@@ -132,21 +122,13 @@ if TYPE_CHECKING:
     from memfs.stores.store import RemoteStore
     from memfs.stores.together import StoreSet
     from memfs_daemon.driver import Driver
+    from memfs_daemon.driver_choice import DriverChoice
     from memfs_daemon.options import MountOptions
 
 log = logging.getLogger(__name__)
 
 GLACIER_NAME = "glacier"
 """Directory of the default object store in the state directory."""
-
-
-class DriverChoice(NamedTuple):
-    """Which driver serves the mount."""
-
-    name: str
-    """`kernel` or `pyfuse3`."""
-    refusal: str | None
-    """Why it is not the faster one; None if it is, or if it was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,27 +190,6 @@ class _HotParts(NamedTuple):
 
     providers: tuple[_Provider, ...]
     background: tuple[Callable[[], Awaitable[None]], ...]
-
-
-def choose_driver(config: MountConfig) -> DriverChoice:
-    """Return the driver that is asked for, or the fastest one that can run here.
-
-    Raises:
-        UsageError: It cannot run, or no driver can.
-    """
-    if config.driver != "pyfuse3":
-        refusal = probe_kernel()
-        if refusal is None:
-            return DriverChoice("kernel", None)
-        if config.driver == "kernel":
-            raise UsageError(f"the kernel driver cannot run: {refusal}", ExitCode.CANNOT_MOUNT)
-        if (second := probe_pyfuse3()) is not None:
-            also = f"; nor can the pyfuse3 driver: {second}" if second != refusal else ""
-            raise UsageError(f"cannot mount: {refusal}{also}", ExitCode.CANNOT_MOUNT)
-        return DriverChoice("pyfuse3", f"the kernel driver cannot run: {refusal}")
-    if (refusal := probe_pyfuse3()) is not None:
-        raise UsageError(f"the pyfuse3 driver cannot run: {refusal}", ExitCode.CANNOT_MOUNT)
-    return DriverChoice("pyfuse3", None)
 
 
 @contextlib.contextmanager
@@ -392,7 +353,7 @@ def assemble(
             planner=planner,
         )
         prefetcher = Prefetcher(placement, Predictor())
-        driver, describe = _build_driver(
+        driver, describe = build_driver(
             inside.mounted(filesystem),
             registry,
             mountpoint,
@@ -777,58 +738,3 @@ def _features(
         codec=config.cold.codec,
         cold=config.cold,
     )
-
-
-def _build_driver(
-    operations: Operations,
-    registry: BackingRegistry | None,
-    mountpoint: Path,
-    config: MountConfig,
-    state_dir: Path,
-    options: MountOptions,
-    choice: DriverChoice,
-    kernel_cache: KernelCache,
-    latencies: Latencies,
-) -> tuple[Driver, Callable[[], DriverReport]]:
-    """Return the driver, and what tells of it in the status."""
-    source = str(state_dir)
-    # Imported here: each mount has one of the two, and the library of one is an extra.
-    if registry is not None:
-        from memfs_daemon.kernel import mounting
-        from memfs_daemon.kernel.driver import KernelDriver
-
-        depth = mounting.stack_depth_for(state_dir)
-        kernel = KernelDriver(
-            operations,
-            registry,
-            mountpoint,
-            config,
-            source,
-            options=options.words,
-            passthrough_stack_depth=depth,
-            kernel_cache=kernel_cache,
-            latencies=latencies,
-        )
-
-        def describe_kernel() -> DriverReport:
-            refusals = (registry.reason,) if registry.reason else ()
-            return DriverReport(kernel.name, registry.available, refusals, tuple(kernel.limits))
-
-        return kernel, describe_kernel
-    from memfs_daemon.pyfuse3.driver import Pyfuse3Driver
-
-    portable = Pyfuse3Driver(
-        operations,
-        mountpoint,
-        config,
-        source,
-        options=options.words,
-        kernel_cache=kernel_cache,
-        latencies=latencies,
-    )
-    refusal = choice.refusal or "the pyfuse3 driver was asked for"
-
-    def describe_portable() -> DriverReport:
-        return DriverReport(portable.name, False, (refusal,), tuple(portable.limits))
-
-    return portable, describe_portable

@@ -23,7 +23,8 @@ from memfs.exit_codes import ExitCode
 from memfs.linux.heap import bound_heap
 from memfs.linux.processes import name_process
 from memfs_daemon import limits
-from memfs_daemon.assembly import assemble, choose_driver
+from memfs_daemon.assembly import assemble
+from memfs_daemon.driver_choice import choose_driver
 from memfs_daemon.lifecycle import run
 from memfs_daemon.logs import LOG_NAME, start_logging
 from memfs_daemon.notify import ServiceManager, Starter
