@@ -170,11 +170,6 @@ class OpenTable:
         """True if files can be passed through."""
         return self._backing is not None and self._backing.available
 
-    @property
-    def handle_count(self) -> int:
-        """Handles of all files."""
-        return sum(sum(file.counts) for file in self._files.values())
-
     def is_open(self, ino: InodeNo) -> bool:
         """True while an inode has a handle or an open under way: its raw file must stay."""
         return ino in self._files

@@ -110,25 +110,12 @@ NO_KEYS = KeyRing()
 """That of those who encrypt nothing."""
 
 
-def load_key_ring(sources: Sequence[str], environment: Mapping[str, str]) -> KeyRing:
-    """Read keys.
-
-    Args:
-        sources: `file:/path`, `env:NAME` or `credential:NAME` (systemd.exec(5), LoadCredential=);
-            the first one encrypts.
-        environment: That of this process.
-
-    Raises:
-        UsageError: A key is not there or not valid, or others may read its file.
-    """
-    return KeyRing(_load(sources, environment, "encryption.keys"))
-
-
 def load_keys(config: Config, environment: Mapping[str, str]) -> KeyRing:
     """Read the keys of a configuration, those of its stores among them.
 
     Args:
-        config: `encryption.keys` and `stores.NAME.keys`; the first one of each encrypts.
+        config: `encryption.keys` and `stores.NAME.keys`: each `file:/path`, `env:NAME` or
+            `credential:NAME` (systemd.exec(5), LoadCredential=); the first one of each encrypts.
         environment: That of this process.
 
     Raises:

@@ -16,10 +16,6 @@ from memfs.metrics.table import METRICS, Kind, Metric
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-"""For who sends it by HTTP."""
-
-
 MOUNT_LABEL = "mount"
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from memfs.encryption.keys import generate_key_file, load_key_ring
+from memfs.config import Config, EncryptionConfig
+from memfs.encryption.keys import generate_key_file, load_keys
 from tests.mounting import MountError, run_memfs
 from tests.posix.capabilities import Capability
 from tests.tiers.tiering import SMALL_FRAMES, compressible, residence, send
@@ -36,7 +37,8 @@ def tier_config(key_file: Path) -> str:
 
 
 def id_of(path: Path) -> str:
-    return load_key_ring([f"file:{path}"], {}).ids[0]
+    config = Config(encryption=EncryptionConfig(keys=(f"file:{path}",)))
+    return load_keys(config, {}).ids[0]
 
 
 def objects(site: Site) -> list[bytes]:

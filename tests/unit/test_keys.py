@@ -9,13 +9,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from memfs.encryption.keys import Key, KeyRing, generate_key_file, load_key_ring
+from memfs.config import Config, EncryptionConfig
+from memfs.encryption.keys import Key, KeyRing, generate_key_file, load_keys
 from memfs.errors import EncryptionKeyError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 SECRET = bytes(range(32))
+
+
+def ring_of(sources: Sequence[str], environment: Mapping[str, str]) -> KeyRing:
+    return load_keys(Config(encryption=EncryptionConfig(keys=tuple(sources))), environment)
 
 
 def key_file(directory: Path, text: str = SECRET.hex(), mode: int = 0o600) -> Path:
@@ -34,7 +40,7 @@ def test_a_key_is_hexadecimal_or_base64_from_any_source(tmp_path: Path, text: st
     environment = {"SECRET": text, "CREDENTIALS_DIRECTORY": str(tmp_path)}
     sources = (f"file:{path}", "env:SECRET", "credential:key")
     for source in sources:
-        ring = load_key_ring([source], environment)
+        ring = ring_of([source], environment)
         assert ring.first is not None
         assert ring.first.secret == SECRET
         assert ring.ids == [Key(SECRET, "").id.hex()]
@@ -59,7 +65,7 @@ def test_a_missing_key_is_told_with_what_needs_it_and_what_to_do() -> None:
 def test_a_key_file_that_others_may_use_is_refused(tmp_path: Path, mode: int) -> None:
     path = key_file(tmp_path, mode=mode)
     with pytest.raises(UsageError, match=f"chmod 600 {path}"):
-        load_key_ring([f"file:{path}"], {})
+        ring_of([f"file:{path}"], {})
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
@@ -67,7 +73,7 @@ def test_a_key_file_of_another_user_is_refused(tmp_path: Path) -> None:
     path = key_file(tmp_path)
     os.chown(path, 12345, -1)
     with pytest.raises(UsageError, match="belongs to user 12345"):
-        load_key_ring([f"file:{path}"], {})
+        ring_of([f"file:{path}"], {})
 
 
 @pytest.mark.parametrize(
@@ -76,7 +82,7 @@ def test_a_key_file_of_another_user_is_refused(tmp_path: Path) -> None:
 def test_what_is_no_key_is_refused_and_not_shown(tmp_path: Path, text: str) -> None:
     path = key_file(tmp_path, text)
     with pytest.raises(UsageError, match="holds no key; 64 hexadecimal") as refused:
-        load_key_ring([f"file:{path}"], {})
+        ring_of([f"file:{path}"], {})
     assert not text or text not in str(refused.value)
 
 
@@ -94,26 +100,26 @@ def test_what_is_no_key_is_refused_and_not_shown(tmp_path: Path, text: str) -> N
 )
 def test_a_wrong_source_is_told_with_the_remedy_and_no_secret(source: str, message: str) -> None:
     with pytest.raises(UsageError, match=message) as refused:
-        load_key_ring([source], {})
+        ring_of([source], {})
     assert SECRET.hex() not in str(refused.value)
 
 
 @pytest.mark.parametrize("name", ["../key", "a/b", ".."])
 def test_a_credential_lies_in_its_directory(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="without slashes"):
-        load_key_ring([f"credential:{name}"], {"CREDENTIALS_DIRECTORY": str(tmp_path)})
+        ring_of([f"credential:{name}"], {"CREDENTIALS_DIRECTORY": str(tmp_path)})
 
 
 def test_a_credential_may_be_open_to_its_group(tmp_path: Path) -> None:
     """Systemd lets a unit's user read it by an ACL, whose mask shows as group bits."""
     key_file(tmp_path, mode=0o440)
-    assert load_key_ring(["credential:key"], {"CREDENTIALS_DIRECTORY": str(tmp_path)}).first
+    assert ring_of(["credential:key"], {"CREDENTIALS_DIRECTORY": str(tmp_path)}).first
 
 
 def test_a_generated_key_is_random_private_and_never_overwritten(tmp_path: Path) -> None:
     key = generate_key_file(tmp_path / "one")
     assert stat.S_IMODE((tmp_path / "one").stat().st_mode) == 0o600
-    ring = load_key_ring([f"file:{tmp_path}/one"], {})
+    ring = ring_of([f"file:{tmp_path}/one"], {})
     assert ring.ids == [key.id.hex()]
     assert generate_key_file(tmp_path / "two").id != key.id
     with pytest.raises(UsageError, match="never overwritten"):
