@@ -30,6 +30,7 @@ from memfs.errors import AlreadyExistsError, MemfsError, NotSupportedError, Stor
 from memfs.exports.notes import ExportNote
 from memfs.exports.stored import LABELS, StoredExports
 from memfs.exports.writing import ExportWriter
+from memfs.moves.attempt import writable_store
 from memfs.signals import Signal
 
 if TYPE_CHECKING:
@@ -205,11 +206,7 @@ class Exporter:
             return note
 
     async def _export(self) -> ExportNote:
-        parts, remote = self._parts, self._parts.remote
-        if remote is None:
-            raise NotSupportedError("no glacier tier is configured: set glacier.url")
-        if parts.source is not None:
-            raise NotSupportedError(parts.source)
+        parts, remote = self._parts, writable_store(self._parts)
         await self._confirm()
         await self.stored.forget_unfinished()
         former = await self.stored.compare(remote)

@@ -19,7 +19,6 @@ from memfs.errors import (
     MemfsError,
     NewerFormatError,
     NotFoundError,
-    NotSupportedError,
     ObjectMissingError,
 )
 from memfs.exports.description import (
@@ -44,6 +43,7 @@ from memfs.exports.notes import (
     load_notes,
 )
 from memfs.exports.objects import read_description, read_done
+from memfs.moves.attempt import configured_store
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -347,9 +347,7 @@ class StoredExports:
             CorruptDataError: What a complete export needs cannot be read, so nothing is told.
             StoreError, NotSupportedError: The store does not answer; there is no store.
         """
-        remote = self._parts.remote
-        if remote is None:
-            raise NotSupportedError("no glacier tier is configured: set glacier.url")
+        remote = configured_store(self._parts)
         # What an export is writing is not named yet.
         async with self.lock:
             found = await self._find_unneeded(remote, self._stored)
@@ -388,9 +386,7 @@ class StoredExports:
             EncryptionKeyError, NewerFormatError, StoreError, NotSupportedError: It is not known
                 what one of them names.
         """
-        remote = self._parts.remote
-        if remote is None:
-            raise NotSupportedError("no glacier tier is configured: set glacier.url")
+        remote = configured_store(self._parts)
         async with self.lock:
             parts: dict[str, Sealed] = {}
             for note in self._stored:

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING
 
 from memfs.errors import (
     MemfsError,
-    NotSupportedError,
     QuotaSpentError,
     StaleInodeError,
     StoreError,
 )
 from memfs.jobs.file_work import FAILED, WAITING, refusal_outcome, seal_regular
 from memfs.metadata.records import InodeFlags
+from memfs.moves.attempt import configured_store
 from memfs.moves.batching import upload_batch
 from memfs.moves.choosing import chosen_store
 from memfs.moves.outcome import MoveOutcome
@@ -108,8 +108,7 @@ class RemoteBarrier:
     def __init__(
         self, parts: MoveParts, breaker_of: Callable[[str], CircuitBreaker], quotas: Quotas
     ) -> None:
-        if parts.remote is None:
-            raise NotSupportedError("no glacier tier is configured: set glacier.url")
+        configured_store(parts)
         self._parts = parts
         self._breaker_of = breaker_of
         self._quotas = quotas

@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING
 import trio
 
 from memfs.addresses import key_within
-from memfs.errors import InvalidValueError, NotSupportedError
+from memfs.errors import InvalidValueError
 from memfs.metadata.records import MoveKind
+from memfs.moves.attempt import configured_store
 from memfs.sizes import format_duration
 from memfs.stores.disk import disk_errors
 from memfs.types import FormKind, Generation, InodeNo, RawId
@@ -186,15 +187,13 @@ class OrphanSearch:
         return await self._finish_local(paths, take)
 
     async def _look_at_remote(self, prefix: str, take: bool) -> Orphans:
-        parts = self._parts
-        if parts.remote is None:
-            raise NotSupportedError("no glacier tier is configured: set glacier.url")
+        parts, remote = self._parts, configured_store(self._parts)
         if not _PREFIX.fullmatch(key_within(prefix)):
             raise InvalidValueError(f"prefix: {prefix!r} is not one of memfs's keys")
         before_s = self._clock() - AGE_S_MIN
         sizes: dict[str, int] = {}
         young: set[str] = set()
-        async for stat in parts.remote.list(prefix):
+        async for stat in remote.list(prefix):
             key = key_within(stat.key)
             if not (_BLOB_KEY.fullmatch(key) or _BATCH_KEY.fullmatch(key)):
                 continue
@@ -228,12 +227,10 @@ class OrphanSearch:
 
     async def _look_at_uploads(self, store: str, take: bool) -> Orphans:
         """Find uploads that no move is making; what is taken of them is gone: no file has it."""
-        parts = self._parts
-        if parts.remote is None:
-            raise NotSupportedError("no glacier tier is configured: set glacier.url")
+        parts, remote = self._parts, configured_store(self._parts)
         if key_within(store):
             raise InvalidValueError(f"prefix: {store!r} is not that of a store alone")
-        listed = await parts.remote.list_uploads(store)
+        listed = await remote.list_uploads(store)
         # After the listing: an upload that began before is named by its intent until it ends.
         uploading = {each.location for each in await parts.engine.list_intents()}
         blob_end = int(parts.engine.reserve_blob())
@@ -252,7 +249,7 @@ class OrphanSearch:
             else:
                 orphans.add(f"unfinished upload of {stat.key}, {format_duration(age_s)} old", 0)
                 if take:
-                    orphans.taken_count += bool(await parts.remote.abort_uploads(stat.key))
+                    orphans.taken_count += bool(await remote.abort_uploads(stat.key))
         return orphans
 
     async def _look_at_exports(self, take: bool) -> Orphans:

@@ -33,6 +33,7 @@ from memfs.errors import (
 from memfs.jobs.kept_names import name_keepers
 from memfs.metadata.quarantine import quarantine, release
 from memfs.metadata.records import InodeFlags
+from memfs.moves.attempt import configured_store
 from memfs.moves.coding import unlock
 from memfs.moves.damage import record_damage, replace_damaged
 from memfs.moves.dropping import drop_form, drop_raw
@@ -405,9 +406,7 @@ async def _check_remote(parts: MoveParts, form: Form, blob: Blob, pace: ScrubPac
     def advance(content_bytes: int) -> None:
         pace.form_bytes = form.stored_bytes * content_bytes // max(1, blob.size)
 
-    remote = parts.remote
-    if remote is None:
-        raise NotSupportedError("no glacier tier is configured")
+    remote = configured_store(parts)
     with without_restores():
         reader = await open_content(remote, form, unlock(parts, blob, form.coding))
         await reader.verify(advance, parts.zeros)

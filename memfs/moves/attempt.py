@@ -154,17 +154,27 @@ class MoveParts:
         self.throttle.decide(giving_way=False, urgent=not self.config.policy.give_way)
 
 
+def configured_store(parts: MoveParts) -> RemoteStore:
+    """Return the object store for who looks at what is in it.
+
+    Raises:
+        NotSupportedError: There is no glacier tier.
+    """
+    if parts.remote is None:
+        raise NotSupportedError("no glacier tier is configured: set glacier.url")
+    return parts.remote
+
+
 def writable_store(parts: MoveParts) -> RemoteStore:
     """Return the object store for who adds objects to it.
 
     Raises:
         NotSupportedError: There is no glacier tier, or it belongs to another state.
     """
-    if parts.remote is None:
-        raise NotSupportedError("no glacier tier is configured: set glacier.url")
+    remote = configured_store(parts)
     if parts.source is not None:
         raise NotSupportedError(parts.source)
-    return parts.remote
+    return remote
 
 
 def sources_of(parts: MoveParts, wanted: object = "adopted objects") -> Sources:

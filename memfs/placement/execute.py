@@ -209,12 +209,13 @@ class Placer:
         if refusal is not None and not breaker.wait_s:
             await self.wait_for_quota(ino, wanted, refusal)
             return
-        pause_s = (
-            breaker.wait_s
-            + self._context.rng.uniform(0.0, 1.0) * self._context.config.policy.retry_s_min
-        )
+        pause_s = breaker.wait_s + self._apart_s()
         wait = Wait(PendingCode.STORE, breaker.reason or "the store is down")
         await self.postpone(ino, wanted, wait, pause_s)
+
+    def _apart_s(self) -> float:
+        """Return by how much one file waits longer, by chance: not all are due in one round."""
+        return self._context.rng.uniform(0.0, 1.0) * self._context.config.policy.retry_s_min
 
     async def wait_for_quota(self, ino: InodeNo, wanted: Tier, error: QuotaSpentError) -> None:
         """Have a file wait until there is room in a quota, or until the longest pause is over.
@@ -223,8 +224,7 @@ class Placer:
         """
         policy = self._context.config.policy
         pause_s = min(max(error.wait_s, policy.retry_s_min), policy.retry_s_max)
-        # After the others of its hour by chance: not all of them are looked at in one round.
-        pause_s += self._context.rng.uniform(0.0, 1.0) * policy.retry_s_min
+        pause_s += self._apart_s()
         # 0 is when what is under way has ended, and infinite that no day has room.
         longest_s = error.wait_s if 0 < error.wait_s < math.inf else None
         await self.postpone(ino, wanted, Wait.of(error, longest_s), pause_s)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from memfs.errors import NotSupportedError
 from memfs.metadata.sqlite.element_index import ElementIndex
 from memfs.metadata.sqlite.statements import INSERT_ATTRIBUTE_NAME
 from memfs.metadata.sqlite.text_index import TextIndexes
@@ -80,6 +81,17 @@ class AttributeIndex:
         self._note: IndexNote | None = None
         self.elements = ElementIndex()
         self.texts = TextIndexes()
+
+    def require_enabled(self) -> None:
+        """See that this mount has such an index.
+
+        Raises:
+            NotSupportedError: It has not.
+        """
+        if not self.enabled:
+            raise NotSupportedError(
+                "xattrs are not indexed on this mount: set query.enabled, and mount again"
+            )
 
     def bind(self, database: Database) -> None:
         """Take the database that has the names."""

@@ -143,10 +143,7 @@ class Queries(PublishedRows):
         asked = [name for name in sorted(names) if name not in SYSTEM_FIELDS]
         if not asked:
             return
-        if not index.enabled:
-            raise NotSupportedError(
-                "xattrs are not indexed on this mount: set query.enabled, and mount again"
-            )
+        index.require_enabled()
         if scope.caller is not None and (not index.note.is_whole or index.note.is_short_of_names):
             # Which names there are, and how many files, is not for everybody.
             raise NotSupportedError("the index of xattrs is not complete: ask again later")
@@ -215,10 +212,7 @@ class Queries(PublishedRows):
 
     def _add_text_index(self, name: bytes) -> None:
         index, slot = self._attributes, self._texts.free_slot()
-        if not index.enabled:
-            raise NotSupportedError(
-                "xattrs are not indexed on this mount: set query.enabled, and mount again"
-            )
+        index.require_enabled()
         if slot is None:
             raise NotSupportedError(
                 f"{SLOT_COUNT} xattrs have an index of their texts, which is all that can: "
