@@ -257,6 +257,6 @@ def test_metadata_change_in_one_step(manager: MemoryManager) -> None:
     manager.set_metadata("k", {"a": "1", "day": date(2025, 1, 2)}, replace=True)
     assert entry.path.metadata == {"a": "1", "day": date(2025, 1, 2)}
     assert entry.path.stat().st_ctime_ns > before_ns
-    huge = {f"n{number}": "x" * 30_000 for number in range(3)}
+    huge = {f"n{number}": "x" * 20_000 for number in range(3)}
     manager.set_metadata("k", huge)
     assert entry.path.metadata == {"a": "1", "day": date(2025, 1, 2)} | huge
