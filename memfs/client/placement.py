@@ -165,13 +165,13 @@ def _explain(error: OSError, path: Path) -> PlacementError:
     if code in (errno.ENODATA, errno.EPERM) and not (path.is_file() or path.is_dir()):
         # The kernel lets nobody ask for user.* of other files (xattr(7)).
         return PlacementError(f"{path}: only files and directories have a place", code)
-    if code == errno.EROFS and (writer := _writer_of(path)) is not None:
+    if code == errno.EROFS and (writer := writer_of(path)) is not None:
         message = f"{path}: this node reads; the writer is {writer}: change it there"
         return PlacementError(message, code)
     return PlacementError(f"{path}: {error.strerror}", code)
 
 
-def _writer_of(path: Path) -> str | None:
+def writer_of(path: Path) -> str | None:
     """Return the name of the node that writes a mount; None: this one may, or it is not told."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         writer = json.loads(read_value(path, _PREFIX + "why")).get("writer")

@@ -69,6 +69,12 @@ class DiskFullError(MemfsError, OSError):
     errno = errno.ENOSPC
 
 
+class ReadOnlyMountError(MemfsError, OSError):
+    """The mount is read-only, and nothing was changed."""
+
+    errno = errno.EROFS
+
+
 class ArchivedError(MemfsError, OSError):
     """The object of a value is archived, and its restore was begun; it can be retrieved later.
 

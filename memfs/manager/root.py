@@ -13,9 +13,11 @@ import os
 import secrets
 import stat
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from memfs.client.mount import Mount
+from memfs.client.placement import writer_of
 from memfs.client.xattrs import set_xattrs
 from memfs.linux.beneath import open_beneath, rename_new
 from memfs.linux.mounts import device_of
@@ -24,6 +26,7 @@ from memfs.manager.errors import (
     KeyConflictError,
     MissingKeyError,
     MountUnavailableError,
+    ReadOnlyMountError,
 )
 from memfs.manager.values.value import write_all
 
@@ -165,7 +168,8 @@ class Root:
             if self._on_mount:
                 self._find_mount()
             if make:
-                os.makedirs(self.path, exist_ok=True)
+                with self._explained():
+                    os.makedirs(self.path, exist_ok=True)
                 with self._opened() as fd:
                     yield fd
                 return
@@ -179,13 +183,36 @@ class Root:
         try:
             if self._on_mount and device_of(fd) != self._device:
                 self._take_device(device_of(fd))
-            yield fd
+            with self._explained():
+                yield fd
         except OSError as error:
             if error.errno != errno.ENOTCONN or isinstance(error, MountUnavailableError):
                 raise
             raise self._dead() from error
         finally:
             os.close(fd)
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """For the block, what a mount refuses that is read-only has its reason.
+
+        Raises:
+            ReadOnlyMountError: It is.
+        """
+        try:
+            yield
+        except OSError as error:
+            if error.errno != errno.EROFS or isinstance(error, ReadOnlyMountError):
+                raise
+            path = Path(self.path)
+            there = next(each for each in (path, *path.parents) if each.exists())
+            writer = writer_of(there) if self._on_mount else None
+            reason = (
+                "it is mounted read-only"
+                if writer is None
+                else f"this node reads; the writer is {writer}: store it there"
+            )
+            raise ReadOnlyMountError(f"{self.path}: {reason}") from None
 
     def _dead(self) -> MountUnavailableError:
         return MountUnavailableError(

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from memfs.encryption.keys import generate_key_file
+from memfs.manager.errors import ReadOnlyMountError
+from memfs.manager.manager import MemoryManager
 from tests import scratch
 from tests.mounting import Mount, MountError, run_memfs
 from tests.waiting import WAIT_S, wait_for
@@ -260,6 +262,13 @@ def test_nothing_is_changed_here(pair: Pair) -> None:
         with pytest.raises(MountError, match="node reads") as refused:
             run_memfs(*arguments)
         assert "first" in str(refused.value)
+    with MemoryManager(mount=here, root="m") as manager:
+        manager.store("key", b"value")
+    pair.upload()
+    with MemoryManager(mount=there, root="m") as manager:
+        assert manager.retrieve("key") == b"value"
+        with pytest.raises(ReadOnlyMountError, match="this node reads; the writer is first"):
+            manager.store("key", b"other")
     # Past the command, the daemon refuses.
     subprocess.run(["mount", "-i", "-o", "remount,rw", there], check=True, timeout=WAIT_S)
     with pytest.raises(OSError, match="Read-only"):
