@@ -14,6 +14,7 @@ import trio
 
 from memfs.bounded import BoundedDict
 from memfs.errors import NotFoundError, ObjectMissingError, UsageError
+from memfs.stores.kept_options import joined
 from memfs.stores.remote import open_source, with_credentials
 from memfs.stores.source import SourceObject
 from memfs.types import SourceId
@@ -79,7 +80,7 @@ def open_store(
     if name and own_scheme != scheme:
         raise UsageError(f"{url}: the store {name} is of another kind: {own_scheme}:")
     shared = found.options if scheme != "file" and own_scheme in (None, scheme) else {}
-    options_of_all = {**shared, **told.get(FILE_SYSTEM_OPTION, {})}
+    options_of_all = joined(shared, told.get(FILE_SYSTEM_OPTION, {}))
     return open_source(url, options_of_all, found.timeout_s, meter=meter, counts=counts)
 
 

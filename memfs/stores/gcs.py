@@ -23,6 +23,7 @@ from gcsfs.core import GCSFileSystem
 from gcsfs.retry import HttpError, NonRetryableError
 
 from memfs.errors import MemfsError, ObjectMissingError, StoreError, StoreUnavailableError
+from memfs.stores.kept_options import joined
 from memfs.stores.objects import (
     RENEW_PAUSE_S,
     FsspecStore,
@@ -103,7 +104,7 @@ class GcsStore(FsspecStore):
         )
         super().__init__(
             url,
-            {"requests_timeout": timeout, **options},
+            joined(options, {"requests_timeout": options.get("requests_timeout", timeout)}),
             timeout_s,
             thread_count_max,
             parts=parts,

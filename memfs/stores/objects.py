@@ -40,6 +40,7 @@ from memfs.errors import (
 )
 from memfs.stores.calls import BlockingCalls, TransferProgress, TransferStoppedError
 from memfs.stores.disk import write_all_at
+from memfs.stores.kept_options import KeptOptions
 from memfs.stores.parts import PART_CONCURRENCY, PartSlots
 from memfs.stores.source import RangeRead, SourceObject
 from memfs.stores.store import PART_BYTES, ObjectStat
@@ -539,6 +540,7 @@ class FsspecStore:
             self._renew_again_s = time.monotonic() + self._renew_pause_s
             log.info("store %s refuses the credentials: they are read again", self._url)
             try:
+                self._renew_options()
                 self._connect_anew()
             except Exception as error:
                 # What is kept there now is of no use: a later call looks again.
@@ -546,6 +548,16 @@ class FsspecStore:
                 return False
             self._session_number += 1
             return True
+
+    def _renew_options(self) -> None:
+        """Read the options anew that are kept in a file of their own.
+
+        Raises:
+            UsageError: They cannot be read.
+        """
+        options = self._settings[1]
+        if isinstance(options, KeptOptions):
+            options.renew()
 
     def _connect_anew(self) -> None:
         """Make a session with the credentials as they are kept now; nothing in general."""

@@ -22,6 +22,7 @@ from memfs.stores.directory import DirectoryStore
 from memfs.stores.directory_publishing import DirectoryPublicStore
 from memfs.stores.directory_source import DirectorySource
 from memfs.stores.health import StoreHealth
+from memfs.stores.kept_options import KeptOptions, joined
 from memfs.stores.limit import LimitedStore
 from memfs.stores.metered import MeteredStore
 from memfs.stores.metered_source import MeteredSource
@@ -146,7 +147,7 @@ def together(opened: Mapping[str, RemoteStore]) -> StoreSet:
 
 
 def with_credentials(config: AnyStore, section: str, environment: Mapping[str, str]) -> AnyStore:
-    """Return a configuration whose options have those that `credentials` tells.
+    """Return a configuration whose options have those that `credentials` tells, now and later.
 
     Raises:
         UsageError: They are not there, others may read them, or they are not TOML.
@@ -156,17 +157,20 @@ def with_credentials(config: AnyStore, section: str, environment: Mapping[str, s
     # Imported here: most mounts have no such file.
     import tomllib
 
-    setting = f"{section}.credentials"
-    text = read_secret(config.credentials, setting, environment)
-    try:
-        found = tomllib.loads(text)
-    except tomllib.TOMLDecodeError:
-        # Not what it says: it may show a part of a secret.
-        raise UsageError(
-            f"{setting}: not valid TOML: write options as in [{section}.options], such as "
-            'key = "..."'
-        ) from None
-    return dataclasses.replace(config, options={**config.options, **found})
+    place, setting = config.credentials, f"{section}.credentials"
+
+    def read() -> Mapping[str, object]:
+        text = read_secret(place, setting, environment)
+        try:
+            return tomllib.loads(text)
+        except tomllib.TOMLDecodeError:
+            # Not what it says: it may show a part of a secret.
+            raise UsageError(
+                f"{setting}: not valid TOML: write options as in [{section}.options], such as "
+                'key = "..."'
+            ) from None
+
+    return dataclasses.replace(config, options=KeptOptions(config.options, read, read()))
 
 
 def open_source(
@@ -200,7 +204,7 @@ def open_source(
             f"{url}: a source is a URL: s3://BUCKET/PREFIX, gs://BUCKET, abfs://CONTAINER, "
             "file:///DIRECTORY"
         )
-    config = GlacierConfig(url=url.rstrip("/"), options=dict(options), timeout_s=timeout_s)
+    config = GlacierConfig(url=url.rstrip("/"), options=joined(options, {}), timeout_s=timeout_s)
     slots = PartSlots(config.buffer_bytes, config.transfer_count_max)
     backend: SourceBackend
     if scheme == "file":

@@ -20,6 +20,7 @@ from memfs.errors import (
     StoreUnavailableError,
     UsageError,
 )
+from memfs.stores.kept_options import KeptOptions
 from memfs.stores.objects import RENEW_PAUSE_S, FsspecStore, Page, UploadCallback, unanswered
 from memfs.stores.restoring import RestoreDesk, RestoreTier
 from memfs.stores.s3_archive import ARCHIVE_CLASSES, COPY_BYTES_MAX, Archive
@@ -109,6 +110,7 @@ class S3Store(FsspecStore):
         renew_pause_s: float = RENEW_PAUSE_S,
         copy_bytes_max: int = COPY_BYTES_MAX,
     ) -> None:
+        self._given = options
         settings: dict[str, Any] = dict(options)
         settings["config_kwargs"] = {
             # The client's own time-outs end the thread that the deadline abandons.
@@ -314,6 +316,12 @@ class S3Store(FsspecStore):
             self._fs.config_kwargs.update(_checksum_settings(CHECKSUMS[1]))
             self._connect_anew()
             self._checksums = CHECKSUMS[1]
+
+    def _renew_options(self) -> None:
+        if isinstance(self._given, KeptOptions):
+            self._given.renew()
+            for name in ("key", "secret", "token"):
+                setattr(self._fs, name, self._given.get(name))
 
     def _connect_anew(self) -> None:
         # Others are using it: it is closed with the store, or when nobody can be using it.
