@@ -10,12 +10,16 @@ import pytest
 
 from memfs.metadata.shared import schema
 from memfs.metadata.shared.client import Client
+from memfs.metadata.shared.engine import NodeSettings, SharedEngine
 from memfs.metadata.shared.writer import LEAVE_BEHIND, TRIM
+from tests.contract.engine.making import make_file
 from tests.contract.engine.postgres_site import MountDatabase
+from tests.contract.engine.site import CONFIG, SMALL, run
 from tests.waiting import WAIT_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.servers.postgresql import Database
 
@@ -122,3 +126,31 @@ def test_bodies_are_found_by_their_key(mount: MountDatabase) -> None:
     for text, parameters in ((TRIM, (WRITER, 3)), (LEAVE_BEHIND, (0, HOUR_S))):
         plan = "\n".join(row[0] for row in mount.client.query(f"explain {text}", parameters))
         assert not re.search("Seq Scan on change|Hash Join|Merge Join", plan), plan
+
+
+def test_groups_of_a_node_do_so_by_its_configuration(postgres: Database, tmp_path: Path) -> None:
+    """One node that reads was heard of an hour ago, and the other one just now."""
+    mount = MountDatabase(postgres)
+    settings = NodeSettings("w", WAIT_S, keep_changes_s=1800.0)
+    engine = SharedEngine.join(tmp_path, CONFIG, mount.connector, settings, limits=SMALL)
+    for at, name in enumerate("ab", 1):
+        schema.join_reader(mount.client, "the database", name, bytes([at] * 16), "1")
+    mount.client.query("update node set beat = now() - interval '1 h' where name = 'a'")
+    mount.client.query("update node set beat = now() + interval '1 h' where name = 'b'")
+    for number in range(3):
+        run(make_file(engine, b"%d" % number))
+        engine.commit_nowait()
+    engine._send_left()
+    # The first group had nothing to remove yet.
+    assert states(mount) == {"w": "live", "a": "behind", "b": "live"}
+    assert left(mount) == [1, 2, 3]
+    mount.client.query("update node set applied = 2 where name = 'b'")
+    engine.sync()
+    run(make_file(engine, b"last"))
+    engine.commit_nowait()
+    engine.writer._trimmed_s = float("-inf")
+    engine._send_left()
+    assert left(mount) == [3, 4]
+    assert engine.writer.applied_by_readers == 2
+    engine.close()
+    mount.client.close()
