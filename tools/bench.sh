@@ -5,7 +5,7 @@
 #                 [--directory DIR]
 #   tools/bench.sh --databases [--repeat N] [--duration-s S] [--flush-ms F] [--json FILE]
 #                 [--directory DIR]
-#   tools/bench.sh --nodes [--part client|mount] [--delays 0,1,5] [--clients 1,4,16] [--files N]
+#   tools/bench.sh --nodes [--part client|mount|reader] [--delays 0,1,5] [--clients 1,4,16] [--files N]
 #                  [--repeat N] [--json FILE] [--directory DIR]
 #   tools/bench.sh --clients [--clients 1,2,4,8] [--files N] [--places ...] [--repeat N]
 #                  [--json FILE] [--directory DIR] [--no-image]

@@ -1,6 +1,6 @@
 """Names in PostgreSQL: what a mount, and the client of the database, reach at some distances.
 
-Run: python -m tests.bench.nodes [--part client|mount] [--delays 0,1,5] [--json FILE]
+Run: python -m tests.bench.nodes [--part client|mount|reader] [--delays 0,1,5] [--json FILE]
 
 A private PostgreSQL server with durable commits runs on this machine. A proxy before it makes each
 round trip longer by 0, 1 and 5 ms. All places take turns in one run, so ratios hold on a busy
@@ -12,6 +12,8 @@ machine; rates are those of this machine, where server, proxy and clients share 
 - *mount*: processes that create, open, stat and unlink empty files, each in a directory of its own,
   on a mount whose names are in PostgreSQL as well, on one that has SQLite alone, and on JuiceFS
   (https://juicefs.com), where it is installed, with its metadata in PostgreSQL.
+- *reader*: processes that open, read and stat small files on a node that reads, which another node
+  has written, and on another mount of the same volume of JuiceFS.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import contextlib
 import dataclasses
 import os
 import secrets
+import shutil
 import statistics
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -57,6 +60,8 @@ FILE_COUNT = 800
 """Files that all clients of a sample make together."""
 SAMPLE_S = 1.0
 """How long groups of one size are sent."""
+READ_BYTES = 4096
+"""The size of files that a node reads."""
 BODY_BYTES = 250
 """A journal entry that creates a file, about."""
 DURABLE = {
@@ -236,6 +241,19 @@ CALLS: tuple[tuple[str, Callable[[str], object], int], ...] = (
 """Names, calls, and how often each file has it: a sample of fast calls alone would be too short."""
 
 
+def _read(name: str) -> None:
+    fd = os.open(name, os.O_RDONLY)
+    assert len(os.read(fd, 2 * READ_BYTES)) == READ_BYTES
+    os.close(fd)
+
+
+READS: tuple[tuple[str, Callable[[str], object], int], ...] = (
+    ("open + close", _open, 10),
+    ("open + read 4 KiB + close", _read, 10),
+    ("stat", os.stat, 50),
+)
+
+
 class SharedJuicefs(JuicefsPlace):
     """JuiceFS with its metadata in PostgreSQL, and its blocks in local files.
 
@@ -252,6 +270,19 @@ class SharedJuicefs(JuicefsPlace):
     def metadata_url(self) -> str:
         """The database."""
         return self._url
+
+
+class SecondJuicefs(SharedJuicefs):
+    """Another mount of a volume that is mounted already."""
+
+    def open(self) -> None:
+        """Mount it."""
+        juicefs = shutil.which(self.program)
+        assert juicefs is not None
+        self._start(
+            *(juicefs, "mount", "--no-usage-report", "--no-syslog"),
+            *("--cache-dir", self.base / "cache", self.metadata_url, self.mountpoint),
+        )
 
 
 @contextlib.contextmanager
@@ -321,6 +352,90 @@ def _bound(
     return work
 
 
+@contextlib.contextmanager
+def pairs(
+    server: PostgresServer, base: Path, delays_ms: Sequence[float]
+) -> Iterator[dict[str, tuple[Path, Path]]]:
+    """Give mountpoints of one directory by title: where it is written, and where it is read."""
+    with contextlib.ExitStack() as stack:
+
+        def reach(delay_ms: float) -> str:
+            """Make a database; returns its URL."""
+            database = stack.enter_context(server.database())
+            port = stack.enter_context(running_slow_proxy(server.port, delay_ms / 1000))
+            return f"://memfs@127.0.0.1:{port}/{database.name}?sslmode=disable"
+
+        found = {}
+        for delay_ms in delays_ms:
+            title = _title(delay_ms)
+            url, store = f"postgresql{reach(delay_ms)}", base / f"store-{title}"
+            store.mkdir()
+            run_memfs("format", url, "--store", f"file://{store}")
+            roots = []
+            for role in ("writer", "reader"):
+                place = base / f"{role}-{title}"
+                place.mkdir(mode=0o755)
+                config = (
+                    f'[glacier]\nurl = "file://{store}"\n[metadata]\nurl = "{url}"\n'
+                    f'[nodes]\nname = "{role}"\nrole = "{role}"\ncommit_timeout = "60s"\n'
+                )
+                made = Mount(place, "kernel", config)
+                made.start()
+                stack.callback(made.stop)
+                roots.append(made.root)
+            found[_shared_title(delay_ms)] = (roots[0], roots[1])
+            url = f"postgres{reach(delay_ms)}"
+            (base / f"juicefs-{title}").mkdir()
+            first = SharedJuicefs(base / f"juicefs-{title}", url)
+            if first.lacks() is None:
+                first.open()
+                stack.callback(first.close)
+                (base / f"juicefs-second-{title}").mkdir()
+                second = SecondJuicefs(base / f"juicefs-second-{title}", url)
+                second.open()
+                stack.callback(second.close)
+                found[f"JuiceFS, {title}"] = (first.directory, second.directory)
+        yield found
+
+
+def _fill(root: Path, file_count: int, *, is_memfs: bool) -> None:
+    (root / "files").mkdir()
+    for number in range(file_count):
+        (root / "files" / f"{number:06}").write_bytes(bytes(READ_BYTES))
+    if is_memfs:
+        run_memfs("barrier", "--level", "remote", root)
+
+
+def measure_readers(
+    server: PostgresServer,
+    base: Path,
+    delays_ms: Sequence[float],
+    client_counts: Sequence[int],
+    file_count: int,
+    round_count: int,
+) -> Samples:
+    """Return the rates where files are read that another mount has written, by row and place."""
+    rows: Samples = {}
+    with pairs(server, base, delays_ms) as places:
+        for title, (written, _) in places.items():
+            _fill(written, file_count, is_memfs=not title.startswith("JuiceFS"))
+        pids = scratch.processes_naming(base)
+        for number in range(round_count + 1):
+            for client_count in client_counts:
+                each = max(1, file_count // client_count)
+                for title in _turned(list(places), number):
+                    home = places[title][1] / "files"
+                    os.sync()
+                    quiet.await_rest(pids)
+                    for name, call, pass_count in READS:
+                        work = _bound(call, home, each, pass_count)
+                        rate = each * client_count * pass_count / run_at_once([work] * client_count)
+                        row = f"{name} on a reader, {client_count} client{'s' * (client_count > 1)}"
+                        if number:
+                            rows.setdefault(row, {}).setdefault(title, []).append(round(rate, 1))
+    return dict(sorted(rows.items(), key=lambda row: row[0].partition(",")[0]))
+
+
 def measure_mounts(
     server: PostgresServer,
     base: Path,
@@ -386,7 +501,7 @@ def render_client(found: dict[str, Any], names: Sequence[str]) -> str:
 def main() -> None:
     """Measure, and print what came of it."""
     parser = comparison.parser(__doc__, places=False)
-    parser.add_argument("--part", choices=("client", "mount"), help="default: both")
+    parser.add_argument("--part", choices=("client", "mount", "reader"), help="default: all")
     parser.add_argument("--delays", default=",".join(f"{each:g}" for each in DELAYS_MS))
     parser.add_argument("--clients", default=",".join(map(str, CLIENT_COUNTS)))
     parser.add_argument("--files", type=int, default=FILE_COUNT, help="of all clients together")
@@ -401,15 +516,21 @@ def main() -> None:
     ):
         result["machine"] = dataclasses.asdict(Machine.here(workspace.path))
         result["server_version"] = server.execute("show server_version")[0][0]
-        if arguments.part != "mount":
+        if arguments.part in (None, "client"):
             result["client"] = measure_client(server, delays_ms, arguments.repeat)
             tables.append(render_client(result["client"], [_title(each) for each in delays_ms]))
-        if arguments.part != "client":
+        if arguments.part in (None, "mount"):
             base = workspace.directory("mounts")
             result["mounts"] = measure_mounts(
                 server, base, delays_ms, client_counts, arguments.files, arguments.repeat
             )
             tables.append(render(result["mounts"], _titles(result["mounts"])))
+        if arguments.part in (None, "reader"):
+            base = workspace.directory("readers")
+            result["readers"] = measure_readers(
+                server, base, delays_ms, client_counts, arguments.files, arguments.repeat
+            )
+            tables.append(render(result["readers"], _titles(result["readers"])))
     comparison.finish(arguments, result, "\n\n".join(tables))
 
 

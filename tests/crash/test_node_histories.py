@@ -1,6 +1,6 @@
 """Programs on a node that writes and on one that reads see what close-to-open promises.
 
-For longer, with more nodes and faults at random: `python -m tests.histories --minutes 30`.
+For longer, with more nodes and faults at random: `python -m tests.histories.run --minutes 30`.
 """
 
 from __future__ import annotations

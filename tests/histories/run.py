@@ -1,6 +1,6 @@
 """A long history of programs on several mounts of one directory, with faults at random.
 
-Run: python -m tests.histories [--minutes 30] [--seed N] [--readers 2] [--driver NAME]
+Run: python -m tests.histories.run [--minutes 30] [--seed N] [--readers 2] [--driver NAME]
 
 Has programs work on a node that writes and on nodes that read, and judges what they have seen.
 Exits with 1 if that is not what close-to-open promises. Needs root.
