@@ -7,6 +7,7 @@ missing blob, because a missing blob means lost data to those who ask.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import io
 import os
@@ -51,7 +52,7 @@ from memfs.stores.sums import Sum
 from memfs.stores.told import size_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from memfs.stores.calls import TransferProgress
     from memfs.stores.parts import PartSlots
@@ -244,10 +245,11 @@ class AzureStore(FsspecStore):
         blob = self._blob(key)
 
         async def get() -> bytes:
-            stream = await blob.download_blob(
-                offset=start, length=end - start, max_concurrency=1, **self._limits
-            )
-            return bytes(await stream.readall())
+            with _closed_if_cancelled() as watched:
+                stream = await blob.download_blob(
+                    offset=start, length=end - start, max_concurrency=1, **watched, **self._limits
+                )
+                return bytes(await stream.readall())
 
         try:
             return self._wait(get)
@@ -326,21 +328,23 @@ class AzureStore(FsspecStore):
         blob = self._blob(wanted.key)
 
         async def get() -> RangeRead:
-            stream = await blob.download_blob(
-                offset=start,
-                length=end - start,
-                max_concurrency=1,
-                etag=f'"{wanted.etag}"',
-                match_condition=MatchConditions.IfNotModified,
-                **self._limits,
-            )
-            found = stream.properties
-            if (found.etag.strip('"'), int(found.size)) == (wanted.etag, end - start):
-                kind = found.content_settings.content_type or ""
-                metadata = tuple(sorted((found.metadata or {}).items()))
-                told = found.content_settings.content_md5
-                sums = (Sum("md5", bytes(told)),) if told else ()
-                return RangeRead(bytes(await stream.readall()), kind, metadata, sums)
+            with _closed_if_cancelled() as watched:
+                stream = await blob.download_blob(
+                    offset=start,
+                    length=end - start,
+                    max_concurrency=1,
+                    etag=f'"{wanted.etag}"',
+                    match_condition=MatchConditions.IfNotModified,
+                    **watched,
+                    **self._limits,
+                )
+                found = stream.properties
+                if (found.etag.strip('"'), int(found.size)) == (wanted.etag, end - start):
+                    kind = found.content_settings.content_type or ""
+                    metadata = tuple(sorted((found.metadata or {}).items()))
+                    told = found.content_settings.content_md5
+                    sums = (Sum("md5", bytes(told)),) if told else ()
+                    return RangeRead(bytes(await stream.readall()), kind, metadata, sums)
             raise self._changed(wanted, f"{found.etag} was sent")
 
         try:
@@ -456,6 +460,22 @@ class AzureStore(FsspecStore):
             except Exception as error:
                 return StoreUnavailableError(f"{cause}; and then: {_first_line(error)}")
         return ObjectMissingError(cause)
+
+
+@contextlib.contextmanager
+def _closed_if_cancelled() -> Iterator[dict[str, Any]]:
+    """Close the connections of reads in the block if it is cancelled; the client leaves them open.
+
+    Yields:
+        Options of the reads.
+    """
+    answers: list[Any] = []
+    try:
+        yield {"raw_response_hook": answers.append}
+    except asyncio.CancelledError:
+        for answer in answers:
+            answer.http_response.internal_response.close()
+        raise
 
 
 def _parse_tier(text: str) -> StandardBlobTier:

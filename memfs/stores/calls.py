@@ -1,28 +1,100 @@
 """Blocking calls of stores, run in threads under a deadline.
 
-Invariant: nobody waits longer than the deadline, and threads that outlive it are bounded: each
-keeps its token until it really ends, so a store that hangs costs `thread_count_max` threads. No
-two of them write one object at a time.
+Invariant: nobody waits longer than the deadline, and no thread does by much: once nobody waits for
+a call, the wait that its thread is in ends (`ended_by`), whatever a server sends meanwhile. Each
+thread keeps its token until it really ends, so a store that hangs costs `thread_count_max` threads.
+No two of them write one object at a time.
 """
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import contextlib
 import threading
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
 from memfs.errors import StoreError, StoreUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Coroutine, Iterator
 
 T = TypeVar("T")
 
 
 class TransferStoppedError(StoreError):
     """Raised in a transfer's thread once nobody waits for it any more; seen by no caller."""
+
+
+_threads = threading.local()
+
+
+class _Call:
+    """A call, for its thread and for those who wait for it.
+
+    Args:
+        grace_s: What is left to a wait of the thread when nobody waits for the call any more.
+    """
+
+    def __init__(self, grace_s: float) -> None:
+        self._grace_s = grace_s
+        self._lock = threading.Lock()
+        self._end: Callable[[float], object] | None = None
+        self._is_given_up = False
+
+    @contextlib.contextmanager
+    def current(self) -> Iterator[None]:
+        """Have `ended_by` be about this call, in this thread and for the block."""
+        _threads.call = self
+        try:
+            yield
+        finally:
+            _threads.call = None
+
+    @contextlib.contextmanager
+    def waiting(self, end: Callable[[float], object]) -> Iterator[None]:
+        """See `ended_by`."""
+        with self._lock:
+            if self._is_given_up and not self._grace_s:
+                raise TransferStoppedError("the call was given up")
+            outer, self._end = self._end, end
+            if self._is_given_up:
+                # What is to be put in order after a transfer that was given up.
+                end(self._grace_s)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._end = outer
+
+    def give_up(self) -> None:
+        """Have the thread's wait end: nobody waits for the call, or it has ended."""
+        with self._lock:
+            self._is_given_up = True
+            if self._end is not None:
+                self._end(self._grace_s)
+
+
+@contextlib.contextmanager
+def ended_by(end: Callable[[float], object]) -> Iterator[None]:
+    """Have a wait of this thread, the block, end once nobody waits for the call that it is in.
+
+    Time-outs of sockets do not do that: a server that sends a byte a second meets no such limit.
+
+    Args:
+        end: Ends the wait after so many seconds. It returns at once, and is safe for all threads.
+
+    Raises:
+        TransferStoppedError: Nobody waits for the call by now.
+    """
+    call: _Call | None = getattr(_threads, "call", None)
+    if call is None:
+        yield
+        return
+    with call.waiting(end):
+        yield
 
 
 class TransferProgress:
@@ -101,6 +173,29 @@ class _Turns:
             return self._changed.wait_for(lambda: not self._taken, wait_s)
 
 
+def run_in_loop(fs: Any, function: Callable[[], Coroutine[Any, Any, T]]) -> T:  # noqa: ANN401
+    """Run one coroutine of an asynchronous file system of fsspec in its thread, and wait for it.
+
+    It is cancelled when nobody waits for the call any more that this thread is in.
+
+    Raises:
+        TransferStoppedError: It was.
+    """
+    loop = fs.loop
+    future = asyncio.run_coroutine_threadsafe(function(), loop)
+
+    def end(after_s: float) -> None:
+        loop.call_soon_threadsafe(loop.call_later, after_s, future.cancel)
+
+    try:
+        with ended_by(end):
+            return future.result()
+    except concurrent.futures.CancelledError:
+        raise TransferStoppedError("the request was given up") from None
+    finally:
+        future.cancel()
+
+
 class BlockingCalls:
     """Runs one store's blocking calls.
 
@@ -125,7 +220,7 @@ class BlockingCalls:
     ) -> T:
         """Return what a function returns that makes one request.
 
-        Cancel: at once; the thread is abandoned and its result dropped.
+        Cancel: at once; the thread is abandoned, and ends. Its result is dropped.
 
         Args:
             what: The call with its key, for messages: `get packs/1f`.
@@ -138,15 +233,20 @@ class BlockingCalls:
             StoreUnavailableError: No answer by the deadline.
         """
         limit_s = self._timeout_s if timeout_s is None else timeout_s
+        # What writes may be about to end well.
+        begun = _Call(0.0 if writes is None else self._timeout_s)
 
         def call() -> T:
-            with self._turns.of(writes, limit_s):
+            with self._turns.of(writes, limit_s), begun.current():
                 return function()
 
-        with trio.move_on_after(limit_s):
-            return await trio.to_thread.run_sync(
-                call, abandon_on_cancel=True, limiter=self._limiter
-            )
+        try:
+            with trio.move_on_after(limit_s):
+                return await trio.to_thread.run_sync(
+                    call, abandon_on_cancel=True, limiter=self._limiter
+                )
+        finally:
+            begun.give_up()
         raise self._late(what, limit_s)
 
     async def transfer(
@@ -158,7 +258,7 @@ class BlockingCalls:
     ) -> T:
         """Return what a function returns that moves many bytes and reports its progress.
 
-        Cancel: at once; the thread ends at its next `TransferProgress.beat`.
+        Cancel: at once; the thread ends at its next `TransferProgress.beat`, or the time-out later.
 
         Args:
             what: As for `run`.
@@ -171,9 +271,10 @@ class BlockingCalls:
         """
         with trio.CancelScope() as scope:
             progress = TransferProgress(scope, stall_s)
+            begun = _Call(self._timeout_s)
 
             def call() -> T:
-                with self._turns.of(writes, stall_s):
+                with self._turns.of(writes, stall_s), begun.current():
                     # Given up while it waited: the store must not see it any more.
                     progress.beat()
                     return function(progress)
@@ -184,6 +285,7 @@ class BlockingCalls:
                 )
             finally:
                 progress.stop()
+                begun.give_up()
         raise self._late(what, stall_s)
 
     async def wait_for_threads(self, wait_s: float) -> bool:

@@ -118,7 +118,7 @@ class FsspecPublicStore(FsspecStore):
             self._fs.mv(self._path(temporary), self._path(key))
         except BaseException:
             with contextlib.suppress(Exception):
-                self._fs.rm_file(self._path(temporary))
+                self._call_fs("rm_file", self._path(temporary))
             raise
         return self._look_at_public(key).etag
 

@@ -138,6 +138,10 @@ class GcsStore(FsspecStore):
     def _key(self, key: str) -> str:
         return f"{self._prefix}/{key}" if self._prefix else key
 
+    def _ask_gcs(self, method: str, path: str, *arguments: str, **options: object) -> Any:  # noqa: ANN401  JSON
+        """Make a request of the JSON API."""
+        return self._wait(functools.partial(self._fs._call, method, path, *arguments, **options))
+
     def _put(self, key: str, source: Path, callback: UploadCallback) -> None:
         with source.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -170,7 +174,7 @@ class GcsStore(FsspecStore):
             f"--{boundary}\r\nContent-Type: application/json; charset=UTF-8\r\n\r\n{resource}\r\n"
             f"--{boundary}\r\nContent-Type: {_type_of(metadata)}\r\n\r\n"
         )
-        answer: dict[str, Any] = self._fs.call(
+        answer: dict[str, Any] = self._ask_gcs(
             "POST",
             self._upload_url(),
             uploadType="multipart",
@@ -201,7 +205,7 @@ class GcsStore(FsspecStore):
         Returns:
             What the store says of it, and the bytes that were sent.
         """
-        headers, _ = self._fs.call(
+        headers, _ = self._ask_gcs(
             "POST",
             self._upload_url(),
             uploadType="resumable",
@@ -217,7 +221,7 @@ class GcsStore(FsspecStore):
             end = start + len(part)
             # The length is told with the last part: it may not be known before.
             total = "*" if following else str(end)
-            headers, answer = self._fs.call(
+            headers, answer = self._ask_gcs(
                 "PUT",
                 session,
                 headers={"Content-Range": f"bytes {start}-{end - 1}/{total}"},
@@ -258,7 +262,7 @@ class GcsStore(FsspecStore):
         if end <= start:
             return b""
         try:
-            _, data = self._fs.call(
+            _, data = self._ask_gcs(
                 "GET",
                 OBJECT,
                 self._bucket,
@@ -274,18 +278,18 @@ class GcsStore(FsspecStore):
         return bytes(data)
 
     def _stat(self, key: str) -> ObjectStat:
-        found = self._fs.call("GET", OBJECT, self._bucket, self._key(key), json_out=True)
+        found = self._ask_gcs("GET", OBJECT, self._bucket, self._key(key), json_out=True)
         return ObjectStat(key, int(found["size"]))
 
     def _delete(self, key: str) -> None:
         try:
-            self._fs.call("DELETE", OBJECT, self._bucket, self._key(key))
+            self._ask_gcs("DELETE", OBJECT, self._bucket, self._key(key))
         except FileNotFoundError:
             return
 
     def _list_page(self, prefix: str, page: str) -> Page:
         more = {"pageToken": page} if page else {}
-        answer: dict[str, Any] = self._fs.call(
+        answer: dict[str, Any] = self._ask_gcs(
             "GET", _OBJECTS, self._bucket, prefix=self._key(prefix), json_out=True, **more
         )
         skip = len(self._key(""))
@@ -301,7 +305,7 @@ class GcsStore(FsspecStore):
         more = {"pageToken": page} if page else {}
         if shallow:
             more["delimiter"] = "/"
-        answer: dict[str, Any] = self._fs.call(
+        answer: dict[str, Any] = self._ask_gcs(
             "GET", _OBJECTS, self._bucket, prefix=self._key(prefix), json_out=True, **more
         )
         found = [self._source_object(item) for item in answer.get("items", ())]
@@ -322,7 +326,7 @@ class GcsStore(FsspecStore):
 
     def _read_if(self, wanted: SourceObject, start: int, end: int) -> RangeRead:
         try:
-            headers, data = self._fs.call(
+            headers, data = self._ask_gcs(
                 "GET",
                 OBJECT,
                 self._bucket,
@@ -358,7 +362,7 @@ class GcsStore(FsspecStore):
 
     def _look(self, key: str, version: str) -> SourceObject:
         which = {"generation": version} if version else {}
-        found = self._fs.call("GET", OBJECT, self._bucket, self._key(key), json_out=True, **which)
+        found = self._ask_gcs("GET", OBJECT, self._bucket, self._key(key), json_out=True, **which)
         return self._source_object(found)
 
     def _close(self) -> None:
@@ -393,7 +397,7 @@ class GcsStore(FsspecStore):
     def _missing(self, cause: str) -> MemfsError:
         """Tell a missing bucket from a missing object: both are a plain 404."""
         try:
-            self._fs.call("GET", _OBJECTS, self._bucket, maxResults=1, json_out=True)
+            self._ask_gcs("GET", _OBJECTS, self._bucket, maxResults=1, json_out=True)
         except FileNotFoundError:
             return StoreError(
                 f"{cause}; bucket {self._bucket} does not exist: create it or correct glacier.url"

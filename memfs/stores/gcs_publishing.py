@@ -68,7 +68,7 @@ class GcsPublicStore(FsspecPublicStore, GcsStore):
         """Nothing is left for good."""
 
     def _look_at_public(self, key: str) -> PublicObject:
-        found: dict[str, Any] = self._fs.call(
+        found: dict[str, Any] = self._ask_gcs(
             "GET", OBJECT, self._bucket, self._key(key), json_out=True
         )
         token = found.get("metadata", {}).get(TOKEN_NAME, "")
@@ -82,7 +82,7 @@ class GcsPublicStore(FsspecPublicStore, GcsStore):
             # Some servers know the condition for uploads alone.
             if self._look_at_public(key).etag != former:
                 raise self._taken(key)
-            self._fs.call("DELETE", OBJECT, self._bucket, self._key(key), ifGenerationMatch=former)
+            self._ask_gcs("DELETE", OBJECT, self._bucket, self._key(key), ifGenerationMatch=former)
         except FileNotFoundError:
             return
         except (HttpError, OSError) as error:

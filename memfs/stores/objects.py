@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno as codes
 import functools
+import inspect
 import io
 import logging
 import os
@@ -38,7 +39,12 @@ from memfs.errors import (
     StoreUnreachableError,
     UsageError,
 )
-from memfs.stores.calls import BlockingCalls, TransferProgress, TransferStoppedError
+from memfs.stores.calls import (
+    BlockingCalls,
+    TransferProgress,
+    TransferStoppedError,
+    run_in_loop,
+)
 from memfs.stores.disk import write_all_at
 from memfs.stores.kept_options import KeptOptions
 from memfs.stores.parts import PART_CONCURRENCY, PartSlots
@@ -325,13 +331,22 @@ class FsspecStore:
         """Run one coroutine of an asynchronous file system in its thread, and wait for it."""
         return run_in_loop(self._fs, function)
 
+    def _call_fs(self, name: str, *arguments: object, **options: object) -> Any:  # noqa: ANN401  as fsspec
+        """Return what a method of the file system returns; an asynchronous one goes by `_wait`."""
+        method = getattr(self._fs, name)
+        # `fsspec.asyn.mirror_sync_methods` makes it of a coroutine function.
+        wrapped = getattr(method, "__wrapped__", None)
+        if inspect.ismethod(wrapped) and inspect.iscoroutinefunction(wrapped):
+            return self._wait(functools.partial(wrapped, *arguments, **options))
+        return method(*arguments, **options)
+
     def _path(self, key: str) -> str:
         return f"{self._root}/{key}"
 
     def _put(self, key: str, source: Path, callback: UploadCallback) -> None:
         path = self._path(key)
         self._make_directories(path)
-        self._fs.put_file(str(source), path, callback=callback)
+        self._call_fs("put_file", str(source), path, callback=callback)
 
     def _put_stream(self, key: str, source: ByteSource, callback: UploadCallback) -> None:
         path = self._path(key)
@@ -343,7 +358,7 @@ class FsspecStore:
                 callback.relative_update(len(data))
         except BaseException:
             # Where it cannot be thrown away, closing makes an object of what has come so far.
-            for undo in (file.discard, file.close, lambda: self._fs.rm_file(path)):
+            for undo in (file.discard, file.close, lambda: self._call_fs("rm_file", path)):
                 with contextlib.suppress(Exception):
                     undo()
             raise
@@ -357,12 +372,12 @@ class FsspecStore:
         """
         # The prefix of a bucket is no directory; a path is one from the root on.
         top = self._root if self._root.startswith("/") else self._root.partition("/")[0]
-        if not self._top_seen and top and not self._fs.exists(top):
+        if not self._top_seen and top and not self._call_fs("exists", top):
             raise StoreError(
                 f"store {self._url}: {top} does not exist: create it or correct glacier.url"
             )
         self._top_seen = True
-        self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+        self._call_fs("makedirs", path.rpartition("/")[0], exist_ok=True)
 
     def _list_uploads(self, _prefix: str) -> Uploads:
         """None in general: what is unfinished vanishes by itself."""
@@ -375,17 +390,17 @@ class FsspecStore:
     def _get_range(self, key: str, start: int, end: int) -> bytes:
         if end <= start:
             return b""
-        return bytes(self._fs.cat_file(self._path(key), start=start, end=end))
+        return bytes(self._call_fs("cat_file", self._path(key), start=start, end=end))
 
     def _stat(self, key: str) -> ObjectStat:
-        details: dict[str, Any] = self._fs.info(self._path(key))
+        details: dict[str, Any] = self._call_fs("info", self._path(key))
         if details["type"] != "file":
             raise FileNotFoundError(codes.ENOENT, "not an object")
         return ObjectStat(key, int(details["size"]))
 
     def _delete(self, key: str) -> None:
         try:
-            self._fs.rm_file(self._path(key))
+            self._call_fs("rm_file", self._path(key))
         except FileNotFoundError:
             return
 
@@ -396,7 +411,7 @@ class FsspecStore:
         """Return one page of objects; `page` is empty for the first."""
         # fsspec lists directories, not prefixes, and only as a whole.
         top = self._path(prefix).rpartition("/")[0]
-        found: dict[str, dict[str, Any]] = self._fs.find(top, detail=True)
+        found: dict[str, dict[str, Any]] = self._call_fs("find", top, detail=True)
         skip = len(self._fs._strip_protocol(self._root)) + 1
         stats = (
             ObjectStat(path[skip:], int(item["size"]), _modified_s(item))
@@ -413,7 +428,7 @@ class FsspecStore:
                 SourceObject(f"{item['name'][skip:]}/", 0, "", 0)
                 if item["type"] == "directory"
                 else _source_object(item["name"][skip:], item)
-                for item in self._fs.ls(top, detail=True)
+                for item in self._call_fs("ls", top, detail=True)
             ]
         else:
             found = self._find(top)
@@ -431,13 +446,13 @@ class FsspecStore:
             not self._fs.async_impl and kind.find is fsspec.spec.AbstractFileSystem.find
         )
         if not is_general:
-            told: dict[str, dict[str, Any]] = self._fs.find(top, detail=True)
+            told: dict[str, dict[str, Any]] = self._call_fs("find", top, detail=True)
             return told
         found: dict[str, dict[str, Any]] = {}
         waiting = [top]
         while waiting:
             above = waiting.pop()
-            for item in self._fs.ls(above, detail=True):
+            for item in self._call_fs("ls", above, detail=True):
                 path = item["name"].rstrip("/")
                 if item["type"] != "directory":
                     found[path] = item
@@ -463,7 +478,7 @@ class FsspecStore:
         )
 
     def _look(self, key: str, _version: str) -> SourceObject:
-        details: dict[str, Any] = self._fs.info(self._path(key))
+        details: dict[str, Any] = self._call_fs("info", self._path(key))
         if details["type"] != "file":
             raise FileNotFoundError(codes.ENOENT, "not an object")
         return _source_object(key, details)
@@ -583,12 +598,6 @@ class FsspecStore:
         ):
             return unanswered(error, f"{cause}; check the store and the network")
         return StoreError(f"{cause} ({type(error).__name__}); check glacier.url and its options")
-
-
-def run_in_loop(fs: Any, function: Callable[[], Coroutine[Any, Any, T]]) -> T:  # noqa: ANN401
-    """Run one coroutine of an asynchronous file system in its thread, and wait for it."""
-    result: T = fsspec.asyn.sync(fs.loop, function)
-    return result
 
 
 def gathered(source: ByteSource, size: int, callback: UploadCallback) -> Iterator[bytes]:

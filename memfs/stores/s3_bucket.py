@@ -8,11 +8,12 @@ Methods that are no coroutines block for a request, in the worker threads of a s
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from s3fs.core import _error_wrapper
 
-from memfs.stores.objects import run_in_loop
+from memfs.stores.calls import run_in_loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -62,8 +63,7 @@ class Bucket:
             OSError: As s3fs translates what S3 answers.
             botocore.exceptions.BotoCoreError: The connection failed.
         """
-        answer: dict[str, Any] = self._fs.call_s3(method, **parameters)
-        return answer
+        return self.wait(partial(self.call_async, method, **parameters))
 
     async def call_async(self, method: str, /, **parameters: object) -> dict[str, Any]:
         """Do as `call`, in the thread of the file system."""

@@ -7,6 +7,9 @@ GiB instead of 1.5 to 1.7 (256 MiB from SeaweedFS by four threads, three runs in
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +17,16 @@ import botocore
 import botocore.config
 import botocore.exceptions
 import botocore.session
+from botocore.awsrequest import (
+    AWSHTTPConnection,
+    AWSHTTPConnectionPool,
+    AWSHTTPSConnection,
+    AWSHTTPSConnectionPool,
+)
 from s3fs.core import S3_RETRYABLE_ERRORS
 from s3fs.errors import translate_boto_error
+
+from memfs.stores.calls import TransferStoppedError, ended_by
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -41,6 +52,69 @@ _ONLY_OF_AIOBOTOCORE = ("connector_args", "http_session_cls")
 """Settings that botocore does not have: they are about the connections of aiohttp."""
 
 _now_s = time.monotonic
+
+_threads = threading.local()
+
+
+class _Read:
+    """A read, whose connection another thread may shut down.
+
+    A server that sends a byte now and then meets no time-out of a socket.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self.is_given_up = False
+
+    def use(self, connected: socket.socket | None) -> None:
+        """The thread is about to wait for an answer.
+
+        Raises:
+            TransferStoppedError: Nobody waits for it.
+        """
+        with self._lock:
+            if self.is_given_up:
+                raise TransferStoppedError("the read was given up")
+            self._socket = connected
+
+    def end(self, _after_s: float) -> None:
+        """Have the thread find the connection ended, now or when it has one."""
+        with self._lock:
+            self.is_given_up = True
+            if self._socket is not None:
+                # The method of the class: that of a TLS connection frees what the thread uses.
+                with contextlib.suppress(OSError):
+                    socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
+
+class _Answers:
+    """What a connection does more: it tells the read of its thread which one it is."""
+
+    sock: socket.socket | None
+
+    def getresponse(self, *arguments: object, **options: object) -> Any:  # noqa: ANN401  as http.client
+        """Wait for the first bytes of an answer."""
+        read: _Read | None = getattr(_threads, "read", None)
+        if read is not None:
+            read.use(self.sock)
+        return super().getresponse(*arguments, **options)  # type: ignore[misc]  # mixed into a connection
+
+
+class _Connection(_Answers, AWSHTTPConnection):  # type: ignore[misc]  # botocore has no types
+    """Without TLS."""
+
+
+class _TlsConnection(_Answers, AWSHTTPSConnection):  # type: ignore[misc]  # botocore has no types
+    """With TLS."""
+
+
+class _Pool(AWSHTTPConnectionPool):  # type: ignore[misc]  # botocore has no types
+    ConnectionCls = _Connection
+
+
+class _TlsPool(AWSHTTPSConnectionPool):  # type: ignore[misc]  # botocore has no types
+    ConnectionCls = _TlsConnection
 
 
 class BlockingReads:
@@ -75,12 +149,29 @@ class BlockingReads:
         Raises:
             OSError: As s3fs translates what S3 answers.
             botocore.exceptions.BotoCoreError: The connection failed.
+            TransferStoppedError: Nobody waits for it any more.
         """
         arguments = self._keep_known("get_object", {**self._wishes, **target})
+        read = _threads.read = _Read()
+        try:
+            with ended_by(read.end):
+                return self._get(arguments, length, check, read)
+        finally:
+            _threads.read = None
+
+    def _get(
+        self,
+        arguments: Mapping[str, object],
+        length: int,
+        check: Callable[[Mapping[str, Any]], None] | None,
+        read: _Read,
+    ) -> bytes:
         for left in reversed(range(self._attempt_count)):
             try:
                 return self._attempt(arguments, length, check)
             except _RETRYABLE:
+                if read.is_given_up:
+                    raise TransferStoppedError("the read was given up") from None
                 if not left:
                     raise
                 time.sleep(_RETRY_PAUSE_S)
@@ -142,4 +233,7 @@ def _client(fs: s3fs.S3FileSystem, connection_count: int) -> Any:  # noqa: ANN40
         settings["signature_version"] = botocore.UNSIGNED
         wishes = {name: value for name, value in wishes.items() if name not in _CREDENTIALS}
     given = {name: value for name, value in wishes.items() if value is not None}
-    return session.create_client("s3", config=botocore.config.Config(**settings), **given)
+    client = session.create_client("s3", config=botocore.config.Config(**settings), **given)
+    # The manager of connections has this dictionary, and so have those of proxies.
+    client._endpoint.http_session._pool_classes_by_scheme.update(http=_Pool, https=_TlsPool)
+    return client

@@ -111,7 +111,7 @@ class WebStore(FsspecStore):
         """Return the names that the page of a directory links to, in order; raises as fsspec."""
         top = f"{self._root}/{directory}"
         names = set()
-        for url in self._fs.ls(top, detail=False):
+        for url in self._call_fs("ls", top, detail=False):
             rest = url.removeprefix(top)
             # Links elsewhere, and those by which pages are sorted.
             if rest == url or "?" in rest or "#" in rest:

@@ -71,13 +71,13 @@ def head(server: S3Server, key: str) -> dict[str, Any]:
 def watch_requests(store: S3Store, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the list that the names of all requests but reads are appended to."""
     methods: list[str] = []
-    send = store._fs.call_s3
+    send = store._fs._call_s3
 
     def watch(method: str, *arguments: object, **parameters: object) -> object:
         methods.append(method)
         return send(method, *arguments, **parameters)
 
-    monkeypatch.setattr(store._fs, "call_s3", watch)
+    monkeypatch.setattr(store._fs, "_call_s3", watch)
     return methods
 
 

@@ -608,14 +608,14 @@ async def test_the_storage_class_of_google_goes_with_every_upload(
         f"gs://{BUCKET}/class", gcs_server.options, TIMEOUT_S, 8, storage_class="NEARLINE"
     )
     bodies: list[str] = []
-    send = store._fs.call
+    send = store._fs._call
 
     def watch(method: str, *arguments: object, **parameters: Any) -> object:  # noqa: ANN401
         data = parameters.get("data")
         bodies.append(str(parameters.get("json") or (data and data.getvalue()[:1000])))
         return send(method, *arguments, **parameters)
 
-    monkeypatch.setattr(store._fs, "call", watch)
+    monkeypatch.setattr(store._fs, "_call", watch)
     (tmp_path / "small").write_bytes(b"x")
     (tmp_path / "large").write_bytes(bytes(PART_BYTES + 1))
     for name in ("small", "large"):
@@ -807,7 +807,7 @@ async def test_the_storage_class_goes_with_every_upload(
         return watch
 
     # What has no body goes by the client's own way.
-    monkeypatch.setattr(store._fs, "call_s3", watched(store._fs.call_s3))
+    monkeypatch.setattr(store._fs, "_call_s3", watched(store._fs._call_s3))
     monkeypatch.setattr(store._bucket, "send", watched(store._bucket.send))
     (tmp_path / "small").write_bytes(b"x")
     (tmp_path / "large").write_bytes(bytes(2 * PART_BYTES + 1))
