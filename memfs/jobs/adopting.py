@@ -33,6 +33,7 @@ from memfs.errors import (
 from memfs.filesystem.foreign_changes import HEAD_OPTION
 from memfs.filesystem.tree_changes import Name, Original
 from memfs.jobs.file_work import run_work
+from memfs.jobs.forgetting import forget_source
 from memfs.jobs.paths import find_parent, find_path, split_path
 from memfs.jobs.refreshing import Refresh, RefreshTally
 from memfs.jobs.releasing import Releasing
@@ -126,7 +127,8 @@ class AdoptMethods:
         """When sources are due again that a quota holds back."""
         self._engine = parts.engine
         self._works = SlicedWork[RefreshTally](slice_s)
-        self._busy: set[SourceId] = set()
+        self._busy: dict[SourceId, trio.Event] = {}
+        """Sources that somebody has to oneself, and when that ends."""
 
     def methods(self) -> Mapping[str, Handler]:
         """Return the methods of the control socket by name."""
@@ -301,32 +303,9 @@ class AdoptMethods:
         """
         source = await self._source_at(os.fsencode(path))
         count = (await count_rows(self._engine, source.source)).object_count
-        async with self._alone(source), self._engine.change():
-            await self._drop_rows(source)
-            await self._engine.remove_source(source.source)
-        await sources_of(self._parts).forget(source.source)
+        async with self._alone(source):
+            await forget_source(self._parts, source)
         return count
-
-    async def _drop_rows(self, source: Source) -> None:
-        """Remove the rows of files that stand for themselves; refuse where one does not."""
-        after = b""
-        while rows := await self._engine.list_objects(source.source, after, 1000):
-            for row in rows:
-                try:
-                    inode = await self._engine.get_inode(row.ino)
-                except StaleInodeError:
-                    continue
-                if row.generation and row.generation == inode.generation:
-                    raise InvalidValueError(
-                        f"{source.url}: files have their bytes there, as {row.name}; run memfs "
-                        "adopt --own, or remove them, first"
-                    )
-                if not await self._engine.detach_object(row.ino):
-                    raise InvalidValueError(
-                        f"{source.url}: a snapshot shows {row.name} as it is there; delete the "
-                        "snapshots first"
-                    )
-            after = rows[-1].key
 
     # --- work ------------------------------------------------------------------------------------
     async def _go_on(
@@ -404,6 +383,8 @@ class AdoptMethods:
         if how is not Take.REFERENCE:
             done, failed = tally.note_taken, tally.note_failed
             taking = Taking(self._changes, self._parts, source, how, done, failed)
+            async for _ in self._turn(source, tally):
+                yield
             async with self._alone(source), aclosing(taking.run()) as steps:
                 async for _ in steps:
                     yield
@@ -439,6 +420,8 @@ class AdoptMethods:
                     f"{source.url} is no directory of this machine: memfs adopt --own, and --forget"
                 )
             releasing = Releasing(self._changes, self._parts, source, top, _taken(source), tally)
+            async for _ in self._turn(source, tally):
+                yield
             async with self._alone(source), aclosing(releasing.run()) as listing:
                 async for _ in listing:
                     yield
@@ -450,11 +433,21 @@ class AdoptMethods:
         """Have a source to oneself."""
         if source.source in self._busy:
             raise FilesOpenError(f"{source.url} is being listed already; try again later")
-        self._busy.add(source.source)
+        ends = self._busy[source.source] = trio.Event()
         try:
             yield
         finally:
-            self._busy.discard(source.source)
+            del self._busy[source.source]
+            ends.set()
+
+    async def _turn(self, source: Source, tally: RefreshTally) -> AsyncGenerator[None, None]:
+        """Wait, for a second a step, until nobody else has the source; `_alone` follows at once."""
+        while (ends := self._busy.get(source.source)) is not None:
+            tally.is_waiting = True
+            with trio.move_on_after(SLICE_S):
+                await ends.wait()
+            yield
+        tally.is_waiting = False
 
     def _check_apart(self, url: str) -> None:
         """See that a directory is not the state directory, nor holds it, nor lies in it."""
@@ -522,6 +515,8 @@ class AdoptMethods:
         looked_only: bool = False,
         quota: ListingQuota | None = None,
     ) -> AsyncGenerator[None, None]:
+        async for _ in self._turn(source, tally):
+            yield
         async with self._alone(source):
             like = await self._changes.likeness_of(source)
             refresh = Refresh(

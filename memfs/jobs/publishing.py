@@ -138,7 +138,7 @@ class Places:
             raise InvalidValueError(str(error)) from None
         if self._meter is not None and not target.startswith("file:"):
             store = MeteredPublicStore(store, self._meter, self._counts)
-        log.info("publishing to %s, with the options of %s", target, _named(target, config))
+        log.info("publishing to %s%s", target, _credentials(target, config))
         return Publication(self._parts, store, target, self._read_form)
 
     async def _close_some(self) -> None:
@@ -173,6 +173,16 @@ def _named(target: str, config: Config) -> str | None:
         if urlsplit(config.store(name).url or "")[:2] == bucket:
             return name
     return None
+
+
+def _credentials(target: str, config: Config) -> str:
+    """Return whose credentials a place is opened with, for the log."""
+    if target.startswith("file:"):
+        return ""
+    name = _named(target, config)
+    if name is None:
+        return ", with the credentials of the environment"
+    return f", with those of [{f'stores.{name}' if name else 'glacier'}]"
 
 
 class PublishWork:

@@ -77,6 +77,8 @@ class RefreshTally:
     failures: list[str] = field(default_factory=list)
     """The first files that could not be taken, or given back, and keys of unknown size."""
     problem: str = ""
+    is_waiting: bool = False
+    """Somebody else lists the source: nothing was done yet."""
 
     def note_taken(self, size: int) -> None:
         """Note a file that was taken, or given back."""
@@ -123,6 +125,7 @@ class RefreshTally:
             "failed_count": self.failed_count,
             "failures": self.failures,
             "problem": self.problem,
+            "waiting": self.is_waiting,
         }
 
 

@@ -20,10 +20,10 @@ from memfs.errors import InvalidValueError, MemfsError
 from memfs.filesystem.foreign_changes import OBJECT_SUFFIX
 from memfs.filesystem.object_names import names_of_key
 from memfs.filesystem.tree_changes import FIRST_GENERATION, Name
+from memfs.jobs.forgetting import forget_source
 from memfs.jobs.taking import Take, give_back
 from memfs.linux.times import storable_ns
 from memfs.metadata.records import InodeFlags
-from memfs.moves.attempt import sources_of
 from memfs.moves.hydrating import hydrate
 from memfs.stores.disk import disk_errors
 from memfs.types import ROOT_INODE
@@ -79,19 +79,10 @@ class Releasing:
         if self._tally.failed_count:
             self._tally.problem = "some files stay in the mount; see what is told of them"
             return
-        async with self._engine.change():
-            await self._drop_rows()
-            await self._engine.remove_source(self._source.source)
-        await sources_of(self._parts).forget(self._source.source)
+        await forget_source(self._parts, self._source)
         dentry = await self._engine.get_dentry(self._source.root)
         if self._source.root != ROOT_INODE and dentry is not None:
             await self._changes.remove_name(Name(*dentry))
-
-    async def _drop_rows(self) -> None:
-        while rows := await self._engine.list_objects(self._source.source, b"", 1000):
-            for row in rows:
-                if not await self._engine.detach_object(row.ino):
-                    raise InvalidValueError(f"{row.name}: another name of it is elsewhere")
 
     async def _empty(self, directory: InodeNo, target: Path) -> AsyncGenerator[None, None]:
         """Give back all below a directory."""
@@ -125,6 +116,7 @@ class Releasing:
         is_here = row is not None and row.source == self._source.source
         if self._is_unwritten(inode, row if is_here else None):
             await self._check_there(inode, path if row is None else self._top / row.name)
+            self._tally.note_taken(inode.size)
             return
         if self._how is not Take.MOVE:
             raise InvalidValueError("it was written here: copy it where it is to be, and remove it")

@@ -227,6 +227,10 @@ class Foreign(Changes, Protocol):
         """
         ...
 
+    async def can_detach(self, ino: InodeNo) -> bool:
+        """Return whether `detach_object` would forget what an inode was made of."""
+        ...
+
     async def list_all_forms(self, inode: Inode) -> list[Form]:
         """Return the forms of an inode's blob, packed first, and then the object that stands.
 

@@ -183,6 +183,7 @@ TAKE_POINTS = (
     "take.removed",
     "release.made",
     "release.removed",
+    "release.dropped",
 )
 """That of `memfs adopt --move` and of `memfs release` (`jobs.taking`, `jobs.releasing`)."""
 

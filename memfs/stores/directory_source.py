@@ -9,6 +9,7 @@ is written twice within a tick of the kernel's clock (4 ms) and keeps its size h
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat as statmode
 from typing import TYPE_CHECKING, TypeVar
@@ -122,16 +123,25 @@ class DirectorySource:
         return found, None
 
     def _open(self, wanted: SourceObject) -> LocalFile:
+        with self._opened(wanted) as fd:
+            return LocalFile(os.dup(fd))
+
+    @contextlib.contextmanager
+    def _opened(self, wanted: SourceObject) -> Iterator[int]:
+        """Open a file for the block; it is closed at its end, whatever a traceback refers to."""
         # No device, and no FIFO that would wait for a writer.
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        file = LocalFile(os.open(self._root / wanted.key, flags))
-        self._check(wanted, file.fd)
-        return file
+        fd = os.open(self._root / wanted.key, flags)
+        try:
+            self._check(wanted, fd)
+            yield fd
+        finally:
+            os.close(fd)
 
     def _read(self, wanted: SourceObject, start: int, end: int) -> RangeRead:
-        file = self._open(wanted)
-        data = read_fully(file.fd, end - start, start)
-        self._check(wanted, file.fd)
+        with self._opened(wanted) as fd:
+            data = read_fully(fd, end - start, start)
+            self._check(wanted, fd)
         if len(data) != end - start:
             raise StoreUnavailableError(f"source {self.url}: {wanted.key}: it ends too early")
         return RangeRead(data)

@@ -222,6 +222,7 @@ async def test_a_snapshot_keeps_names_and_etags(engine: Engine) -> None:
         assert was.size == SIZE
         [form] = await engine.list_all_forms(was)
         assert form.place.etag == "e1"
+        assert not await engine.can_detach(inode.ino)
         assert not await engine.detach_object(inode.ino)
     with pytest.raises(InvalidValueError):
         await engine.remove_source(source)
@@ -230,6 +231,7 @@ async def test_a_snapshot_keeps_names_and_etags(engine: Engine) -> None:
         pass
     assert await engine.get_object(removed.ino) is None
     assert await engine.get_object(written.ino) is not None
+    assert await engine.can_detach(written.ino)
     assert await engine.detach_object(written.ino)
     assert await engine.get_object(written.ino) is None
 

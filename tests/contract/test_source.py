@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import fsspec
@@ -30,7 +32,6 @@ from tests.servers.seaweedfs import READER_KEY, make_bucket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from memfs.stores.source import RangeRead, SourceObject, SourceStore
     from tests.servers.azurite import AzureServer
@@ -347,6 +348,23 @@ async def test_a_directory_is_listed_in_pages(tmp_path: Path) -> None:
     pages = [page async for page in store.list_pages()]
     assert [len(page) for page in pages] == [PAGE_COUNT, PAGE_COUNT, 12]
     assert await keys_of(store) == sorted(names)
+
+
+async def test_a_file_that_was_changed_is_not_kept_open(tmp_path: Path) -> None:
+    """`memfs adopt --move` left it where it was, as one that a program has open."""
+    path = tmp_path / "a"
+    path.write_bytes(b"before")
+    store = open_source(f"file://{tmp_path}", {}, 30.0)
+    [[found]] = [page async for page in store.list_pages()]
+    path.write_bytes(b"another one")
+    with pytest.raises(ObjectChangedError) as opening:
+        await store.open_local(found)
+    with pytest.raises(ObjectChangedError) as reading:
+        await store.read(found, 0, 3)
+    assert {each.value.errno for each in (opening, reading)} == {errno.ESTALE}
+    fds = [Path(each.path) for each in os.scandir("/proc/self/fd")]
+    assert [fd for fd in fds if fd.exists() and fd.samefile(path)] == []
+    await store.aclose()
 
 
 async def test_a_directory_that_is_gone_is_not_an_empty_one(tmp_path: Path) -> None:

@@ -27,9 +27,16 @@ from hypothesis import HealthCheck, example, given, settings
 
 from memfs.content.opening import OpenMode
 from memfs.content.sources import Sources
-from memfs.errors import MemfsError, ObjectChangedError, ObjectMissingError, StoreError
+from memfs.errors import (
+    InvalidValueError,
+    MemfsError,
+    ObjectChangedError,
+    ObjectMissingError,
+    StoreError,
+)
 from memfs.filesystem.control import Control
 from memfs.fsck.check import check
+from memfs.jobs import forgetting
 from memfs.jobs.adopting import AdoptMethods
 from memfs.jobs.refreshing import OBJECTS_A_CHANGE
 from memfs.jobs.scrubbing import Scrubbed, ScrubOutcome, scrub_file
@@ -629,6 +636,74 @@ def test_what_an_object_tells_with_its_bytes_becomes_xattrs() -> None:
         assert told("small") == {"user.city": "Bonn", "user.mime_type": "text/csv"}
 
 
+def test_a_source_is_forgotten_page_by_page_or_not_at_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All requests waited until a million keys were forgotten."""
+    monkeypatch.setattr(forgetting, "ROWS_A_CHANGE", 2)
+    bucket = Bucket()
+    for number in range(9):
+        bucket.put(f"{number}", b"x")
+    with a_world(bucket) as world:
+        adopt(world)
+        inos = [ino for _, (ino, _) in sorted(look(world).items())]
+        [source] = world.run(world.engine.list_sources())
+        turns = 0
+
+        async def work() -> None:
+            nonlocal turns
+            methods = adopting(world, slice_s=0.0)
+            await methods.own([*inos[:8]])
+            with pytest.raises(InvalidValueError, match="as 8; run memfs adopt --own"):
+                await methods.forget("set")
+            [report] = await methods.sources()
+            assert (report["object_count"], report["watch_s"]) == (9, 0)
+            await world.engine.unlink(source.root, b"8", 5)
+
+            async def others() -> None:
+                nonlocal turns
+                while True:
+                    turns += 1
+                    await trio.lowlevel.checkpoint()
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(others)
+                assert await methods.forget("set") == 8
+                nursery.cancel_scope.cancel()
+
+        world.run(work())
+        assert turns > 8
+        assert world.run(world.engine.list_sources()) == []
+        assert world.run(world.engine.list_gone(source.source, b"", 10)) == []
+        assert len(look(world)) == 8
+
+
+def test_a_command_waits_for_a_listing_that_is_under_way() -> None:
+    """It was refused, and so a bucket that is listed all the time could not be left alone."""
+    bucket = Bucket()
+    for number in range(9):
+        bucket.put(f"{number:04}", b"x")
+    with a_world(bucket) as world:
+        adopt(world)
+
+        async def two() -> list[AdoptReport]:
+            methods = adopting(world, slice_s=0.0)
+            first = await methods.refresh(path="set", work="first", confirm=True)
+            assert not first["ended"]
+            second = await methods.refresh(path="set", work="second", watch_s=600)
+            assert (second["ended"], second["waiting"], second["listed_count"]) == (False, True, 0)
+            while not first["ended"]:
+                first = await methods.refresh(path="set", work="first", confirm=True)
+            while not second["ended"]:
+                second = await methods.refresh(path="set", work="second", watch_s=600)
+            return [first, second]
+
+        for report in world.run(two()):
+            assert (report["waiting"], report["listed_count"]) == (False, 9)
+        [source] = world.run(world.engine.list_sources())
+        assert source.watch_s == 600
+
+
 class Metered(Bucket):
     """A bucket whose requests are counted against quotas."""
 
@@ -830,6 +905,7 @@ def test_a_release_leaves_directories_that_were_made_here(tmp_path: Path, how: s
     life.make_directory("mine/deep")
     report = _work(world, "release", path="set")
     assert [told.split(":")[0] for told in report["failures"]] == ["mine/deep"]
+    assert (report["taken_count"], report["taken_bytes"]) == (1, 4)
     assert _directories(world) == {"mine", "mine/deep"}
     world.close()
 

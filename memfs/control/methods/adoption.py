@@ -67,6 +67,8 @@ class AdoptReport(TypedDict):
     failures: list[str]
     problem: str
     """Why nothing was removed; empty: no problem."""
+    waiting: bool
+    """Somebody else lists the source, and that has to end first."""
 
 
 class SourceReport(TypedDict):

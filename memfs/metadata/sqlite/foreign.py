@@ -285,12 +285,15 @@ class Foreign(Held):
         self._insert_object(foreign)
         return True
 
-    async def detach_object(self, ino: InodeNo) -> bool:
-        self._begin_change()
+    async def can_detach(self, ino: InodeNo) -> bool:
         inode = self._find_inode(ino)
         if inode is not None and self._stands(inode):
             return False
-        if self._row(_IS_SHOWN_STANDING, (ino,)) is not None:
+        return self._row(_IS_SHOWN_STANDING, (ino,)) is None
+
+    async def detach_object(self, ino: InodeNo) -> bool:
+        self._begin_change()
+        if not await self.can_detach(ino):
             return False
         if (row := self._row(_SELECT_OBJECT, (ino,))) is not None:
             self._delete_object(row)

@@ -206,6 +206,8 @@ def _watched(
 
 def _done(report: AdoptReport) -> str:
     """Return in words what was done."""
+    if report["waiting"]:
+        return "waits for a listing that is under way"
     parts = []
     if report["listed_count"] or not report["taken_count"]:
         count = format_count(report["listed_count"], "object")
