@@ -271,7 +271,11 @@ class PackedFile(ContainerReader):
     def _drain(
         self, target_fd: int | None, on_progress: ByteProgress | None, zeros: ZeroRuns | None
     ) -> None:
-        unpacking = Unpacking(self.table, target_fd, self._name, zeros)
+        def tell() -> None:
+            if on_progress is not None:
+                on_progress(unpacking.done_bytes)
+
+        unpacking = Unpacking(self.table, target_fd, self._name, zeros, tell)
 
         def decode(index: int) -> bytes:
             stored = self._read_stored(range(index, index + 1))
@@ -279,8 +283,7 @@ class PackedFile(ContainerReader):
 
         def write(frame: bytes) -> None:
             unpacking.write(frame)
-            if on_progress is not None:
-                on_progress(unpacking.done_bytes)
+            tell()
 
         threads = min(worker_count(), self.table.frame_count)
         if threads <= 1:
@@ -502,7 +505,9 @@ class FrameReader(ContainerReader):
     async def _drain(
         self, target_fd: int | None, on_progress: ByteProgress | None, zeros: ZeroRuns | None
     ) -> None:
-        unpacking = Unpacking(self.table, target_fd, self._name, zeros)
+        unpacking = Unpacking(
+            self.table, target_fd, self._name, zeros, trio.from_thread.check_cancelled
+        )
         await self._for_each_batch(unpacking, on_progress)
         await trio.to_thread.run_sync(unpacking.finish)
 
@@ -559,6 +564,8 @@ class FrameReader(ContainerReader):
             for index, view in self._split(frames[taken_count:], stored):
                 done_bytes = taker.take(index, view)
                 taken_count += 1
+                # A batch of holes has thousands of frames.
+                trio.from_thread.check_cancelled()
 
         try:
             if isinstance(stored, Exception):

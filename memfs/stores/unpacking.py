@@ -18,6 +18,8 @@ from memfs.stores.packing import worker_count
 from memfs.stores.zeros import ZeroRuns
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from memfs.stores.container import SeekTable
 
 
@@ -32,13 +34,19 @@ class Unpacking:
         target_fd: Writable file, emptied first; None only checks. Not fsynced.
         name: The file or object, for messages.
         zeros: Hashes runs of zeros; None: nothing is known of them.
+        on_step: Called at least every 4 MiB of zeros that are hashed; may raise to stop.
 
     Raises:
         NoSpaceError: The target's disk is full; also later.
     """
 
     def __init__(
-        self, table: SeekTable, target_fd: int | None, name: str, zeros: ZeroRuns | None = None
+        self,
+        table: SeekTable,
+        target_fd: int | None,
+        name: str,
+        zeros: ZeroRuns | None = None,
+        on_step: Callable[[], None] | None = None,
     ) -> None:
         self._table = table
         self._codec = get_codec(table.codec)
@@ -46,6 +54,7 @@ class Unpacking:
         self._name = name
         self._hasher = blake3.blake3(max_threads=worker_count())
         self._zero_runs = zeros or ZeroRuns()
+        self._on_step = on_step
         self._pending_zero_bytes = 0
         self._zeros = bytes(min(table.frame_bytes, table.size))
         self._zero_frame: tuple[bytes, int] | None = None
@@ -120,5 +129,7 @@ class Unpacking:
 
     def _hash_zeros(self) -> None:
         if self._pending_zero_bytes:
-            self._hasher = self._zero_runs.update(self._hasher, self._pending_zero_bytes)
+            self._hasher = self._zero_runs.update(
+                self._hasher, self._pending_zero_bytes, self._on_step
+            )
             self._pending_zero_bytes = 0

@@ -4,7 +4,8 @@ Invariant: what a hasher knows afterwards is what updating it with that many zer
 
 BLAKE3 binds each chunk to its place, so zeros at two places do not share a hash, and 20 GiB of them
 take seconds. But packing, verifying and fetching one file hash the same runs behind the same bytes:
-the hasher after a run is kept, under the digest of all before it and the length of the run.
+the hasher after a run is kept, under the digest of all before it and the length of the run. A
+longer run behind the same bytes goes on from there, and so does one that was stopped.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ KEPT_BYTES_MIN = 16 << 20
 KEPT_COUNT_MAX = 1000
 """Runs kept; a hasher takes some 2 KB."""
 
+LENGTHS_MAX = 8
+"""Runs behind the same bytes of which one is looked for to go on from."""
+
 
 class ZeroRuns:
     """Hashes zeros; safe for all threads."""
@@ -36,6 +40,8 @@ class ZeroRuns:
         self._lock = threading.Lock()
         self._zeros = memoryview(bytes(STEP_BYTES))
         self._kept: BoundedDict[tuple[bytes, int], blake3.blake3] = BoundedDict(KEPT_COUNT_MAX)
+        self._lengths: BoundedDict[bytes, tuple[int, ...]] = BoundedDict(KEPT_COUNT_MAX)
+        """Those of runs that were kept, by the digest of all before, the latest last."""
 
     def update(
         self,
@@ -50,22 +56,34 @@ class ZeroRuns:
             size_bytes: Bytes of the run, >= 0.
             on_step: Called at least every 4 MiB that are hashed; may raise to stop.
         """
-        key = b"", 0
-        if size_bytes >= KEPT_BYTES_MIN:
+        is_kept, done, prefix = size_bytes >= KEPT_BYTES_MIN, 0, b""
+        if is_kept:
             # The length before is part of what the digest says: no two prefixes share one.
-            key = hasher.digest(), size_bytes
-            with self._lock:
-                kept = self._kept.touch(key)
-                if kept is not None:
-                    return kept.copy()
-        left = size_bytes
-        while left:
-            step = min(left, STEP_BYTES)
-            hasher.update(self._zeros[:step])
-            left -= step
-            if on_step is not None:
-                on_step()
-        if size_bytes >= KEPT_BYTES_MIN:
-            with self._lock:
-                self._kept[key] = hasher.copy()
+            prefix = hasher.digest()
+            done, kept = self._find(prefix, size_bytes)
+            hasher = kept or hasher
+        try:
+            while done < size_bytes:
+                step = min(size_bytes - done, STEP_BYTES)
+                hasher.update(self._zeros[:step])
+                done += step
+                if on_step is not None:
+                    on_step()
+        finally:
+            if is_kept:
+                self._keep(prefix, done, hasher)
         return hasher
+
+    def _find(self, prefix: bytes, size_bytes: int) -> tuple[int, blake3.blake3 | None]:
+        """Return the longest run that is known, not longer than the wanted one, and its hasher."""
+        with self._lock:
+            for length in sorted(self._lengths.get(prefix, ()), reverse=True):
+                if length <= size_bytes and (kept := self._kept.touch((prefix, length))):
+                    return length, kept.copy()
+        return 0, None
+
+    def _keep(self, prefix: bytes, size_bytes: int, hasher: blake3.blake3) -> None:
+        with self._lock:
+            lengths = [each for each in self._lengths.get(prefix, ()) if each != size_bytes]
+            self._lengths[prefix] = (*lengths, size_bytes)[-LENGTHS_MAX:]
+            self._kept[prefix, size_bytes] = hasher.copy()

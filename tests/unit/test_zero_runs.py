@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import random
+import threading
 from typing import TYPE_CHECKING
 
 import blake3
 import pytest
+import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,12 +25,15 @@ from memfs.stores.container import checksum
 from memfs.stores.digesting import digest_file
 from memfs.stores.envelope import Encryption, Unlock
 from memfs.stores.packing import pack_file
-from memfs.stores.reading import FrameReader, PackedFile
+from memfs.stores.reading import BATCH_BYTES, FrameReader, PackedFile
+from memfs.stores.unpacking import Unpacking
 from memfs.stores.zeros import ZeroRuns
 from memfs.types import BlobId, FormKind, Generation
 from tests.moving import SMALL_FRAMES, State, incompressible
+from tests.waiting import wait_for, wait_until_set
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 MIB = 1 << 20
@@ -59,6 +64,145 @@ def test_a_run_is_hashed_once_behind_the_same_bytes() -> None:
         hasher = blake3.blake3(prefix)
         kept.update(hasher, 64 * MIB, lambda: steps.append(None))
     assert len(steps) == 2 * 16
+
+
+def test_a_longer_run_and_one_that_was_stopped_go_on_from_what_is_known() -> None:
+    kept = ZeroRuns()
+    steps = 0
+
+    def step() -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 10:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        kept.update(blake3.blake3(b"a"), 64 * MIB, step)
+    for size in (64 * MIB, 64 * MIB + 12345, 32 * MIB):
+        hasher = kept.update(blake3.blake3(b"a"), size, step)
+        assert hasher.digest() == blake3.blake3(b"a" + bytes(size)).digest()
+    # 10 and 6 of the first run, 1 for what is longer, and 8 for what nothing shorter is known of.
+    assert steps == 10 + 6 + 1 + 8
+
+
+class CountedZeros(ZeroRuns):
+    """Counts the steps of hashing."""
+
+    steps = 0
+
+    def update(
+        self,
+        hasher: blake3.blake3,
+        size_bytes: int,
+        on_step: Callable[[], None] | None = None,
+    ) -> blake3.blake3:
+        def step() -> None:
+            self.steps += 1
+            if on_step is not None:
+                on_step()
+
+        return super().update(hasher, size_bytes, step)
+
+
+async def test_the_holes_of_a_file_are_hashed_once(tmp_path: Path) -> None:
+    """Whatever its size is: the last frame is no whole one, and is read as data."""
+    source, packed = tmp_path / "source", tmp_path / "packed"
+    source.write_bytes(b"data")
+    os.truncate(source, 256 * MIB + 12345)
+    counted = CountedZeros()
+    with packed.open("wb", buffering=0) as target:
+        pack_file(
+            source, target.fileno(), get_codec(parse_codec("zstd:3")), 64 << 10, zeros=counted
+        )
+    once = counted.steps
+    assert once > 60
+    with PackedFile.open(packed) as file:
+        file.verify(None, counted)
+    assert counted.steps <= once + 1
+    stored = packed.read_bytes()
+
+    async def read_range(start: int, end: int) -> bytes:
+        return stored[start:end]
+
+    reader = await FrameReader.open(read_range, len(stored), "object")
+    await reader.verify(None, counted)
+    assert counted.steps <= once + 2
+
+
+async def packed_holes(tmp_path: Path, frame_count: int) -> bytes:
+    source, packed = tmp_path / "source", tmp_path / "packed"
+    source.touch()
+    os.truncate(source, frame_count * 4096)
+    with packed.open("wb", buffering=0) as target:
+        pack_file(source, target.fileno(), get_codec(parse_codec("zstd:3")), 4096)
+    return packed.read_bytes()
+
+
+async def test_reading_back_is_given_up_amid_the_frames_of_a_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch of 8 MiB has the frames of 100 GiB of holes."""
+    stored = await packed_holes(tmp_path, 20_000)
+    assert len(stored) < BATCH_BYTES
+    begun, given_up, taken = threading.Event(), threading.Event(), 0
+    take = Unpacking.take
+
+    def wait_once(self: Unpacking, index: int, view: memoryview) -> int:
+        nonlocal taken
+        taken += 1
+        begun.set()
+        wait_until_set(given_up)
+        return take(self, index, view)
+
+    monkeypatch.setattr(Unpacking, "take", wait_once)
+
+    async def read_range(start: int, end: int) -> bytes:
+        return stored[start:end]
+
+    reader = await FrameReader.open(read_range, len(stored), "object")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reader.verify)
+        await trio.to_thread.run_sync(wait_until_set, begun)
+        nursery.cancel_scope.cancel()
+        given_up.set()
+    assert taken == 1
+
+
+@pytest.mark.parametrize("is_remote", [False, True], ids=["packed", "remote"])
+async def test_a_long_run_of_zeros_is_given_up_amid(tmp_path: Path, is_remote: bool) -> None:
+    """An unmount waited for the zeros of 64 GiB: half a minute."""
+    stored, begun = await packed_holes(tmp_path, 10), threading.Event()
+
+    class EndlessZeros(ZeroRuns):
+        def update(
+            self,
+            hasher: blake3.blake3,
+            size_bytes: int,
+            on_step: Callable[[], None] | None = None,
+        ) -> blake3.blake3:
+            assert on_step is not None, "nothing ends it"
+            begun.set()
+            wait_for(on_step, "it was not given up")
+            return hasher
+
+    async def read_range(start: int, end: int) -> bytes:
+        return stored[start:end]
+
+    async def verify() -> None:
+        if is_remote:
+            reader = await FrameReader.open(read_range, len(stored), "object")
+            await reader.verify(None, EndlessZeros())
+            return
+        with PackedFile.open(tmp_path / "packed") as file:
+            await trio.to_thread.run_sync(
+                file.verify, lambda _: trio.from_thread.check_cancelled(), EndlessZeros()
+            )
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(verify)
+        await trio.to_thread.run_sync(wait_until_set, begun)
+        nursery.cancel_scope.cancel()
+    assert nursery.cancel_scope.cancelled_caught
 
 
 def sparse_file(path: Path, size: int, rng: random.Random) -> bytes:
