@@ -37,6 +37,9 @@ class Filesystem(DemandListing):
     directories listed that somebody looks into.
     """
 
+    has_aliases = False
+    """Inodes may have further numbers (`nodes.nodes_of`)."""
+
     async def recover(self) -> None:
         """Take over what an earlier daemon left; before the first request."""
         await self._file_syncs.load_refusals()

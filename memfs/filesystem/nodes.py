@@ -2,7 +2,8 @@
 
 A number is `slot << 48 | number`. Slot 0 is the live tree, and `number` its inode: ids of the
 engine stay far below 2^48. Slot 1 is the directory `.memfs` itself. Each higher slot is a snapshot,
-and `number` an inode as of it.
+and `number` an inode as of it; but for the last ones, which are further numbers of live inodes
+(aliases): the kernel takes one backing file of a node at a time.
 
 Invariant: no two things of one mount have the same node number; and one thing has the same number
 at each mount, as long as no two snapshots want the same slot.
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 from memfs.types import InodeNo
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from memfs.types import SnapshotId
 
@@ -28,6 +29,8 @@ FIRST_SLOT = 2
 SLOT_COUNT = 32749
 """Slots of snapshots: a prime, so that numbers of snapshots spread; below 2^15, so that a node
 number is positive where programs take it for a signed one."""
+ALIAS_SLOTS = range(FIRST_SLOT + SLOT_COUNT, 1 << 15)
+"""So many further numbers an inode may have at a time."""
 
 
 def node_of(slot: int, number: int) -> InodeNo:
@@ -43,6 +46,18 @@ def own_node(number: int) -> InodeNo:
 def slot_of(node: int) -> int:
     """Return the slot of a node number."""
     return node >> SLOT_SHIFT
+
+
+def is_alias(node: int) -> bool:
+    """Return whether a node is an inode of the live tree by a further number."""
+    return node >> SLOT_SHIFT >= ALIAS_SLOTS.start
+
+
+def nodes_of(ino: InodeNo) -> Iterator[InodeNo]:
+    """Yield all numbers that an inode of the live tree may have, its own first."""
+    yield ino
+    for slot in ALIAS_SLOTS:
+        yield node_of(slot, ino)
 
 
 def number_of(node: int) -> InodeNo:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Never
 
 import trio
@@ -28,7 +29,9 @@ from memfs.errors import (
     WrittenElsewhereError,
 )
 from memfs.filesystem.filesystem import Filesystem
+from memfs.filesystem.nodes import nodes_of, number_of
 from memfs.filesystem.recency import WRITTEN_WAIT_S
+from memfs.filesystem.validity import UNSEALED_VALID_S
 from memfs.signals import Signal
 from memfs.waiting import leave
 
@@ -53,6 +56,13 @@ DIRECTORIES_MAX = 4096
 """Opened directories remembered: opendir(3) asks for the attributes right after it. Guess."""
 
 
+ALIASED_MAX = 4096
+"""Files remembered that have further nodes."""
+
+_NODE: ContextVar[InodeNo] = ContextVar("node")
+"""By which node the file is opened that this task opens."""
+
+
 class ReadingFilesystem(Filesystem):
     """Answers requests of a mount that another node writes.
 
@@ -62,6 +72,7 @@ class ReadingFilesystem(Filesystem):
     """
 
     opens_directories = True
+    has_aliases = True
 
     def __init__(self, parts: Parts, recency: Recency) -> None:
         super().__init__(parts)
@@ -70,6 +81,10 @@ class ReadingFilesystem(Filesystem):
         """Open files that have other bytes by now, or are gone."""
         self._known: dict[InodeNo, Inode] = {}
         """Open files, as they were when they were opened last."""
+        self._nodes: BoundedDict[InodeNo, InodeNo] = BoundedDict(ALIASED_MAX)
+        """By which node a file is found whose own has former bytes open."""
+        self._aliases: BoundedDict[InodeNo, set[InodeNo]] = BoundedDict(ALIASED_MAX)
+        """All such nodes of a file so far."""
         self._directories: BoundedDict[InodeNo, Inode] = BoundedDict(DIRECTORIES_MAX)
         """Directories that were opened lately, as they were then."""
         self._released = Signal()
@@ -78,12 +93,41 @@ class ReadingFilesystem(Filesystem):
         # At once: pages are forgotten by a thread that may have to wait.
         register(Aspect.CONTENT, self._kernel_cache.forget_attributes, lambda: None)
         register(Aspect.CONTENT, self._note_outdated, lambda: None)
+        every = Aspect.ATTRIBUTES | Aspect.CONTENT | Aspect.XATTRS
+        register(every, self._forget_aliases, lambda: None)
         # A file that is pinned is fetched anew.
         register(Aspect.CONTENT, self._activity.note_pin, lambda: None)
 
     def _note_outdated(self, ino: InodeNo) -> None:
-        if self._open_table.is_open(ino):
+        if self._is_open(ino):
             self._outdated.add(ino)
+
+    def _is_open(self, ino: InodeNo) -> bool:
+        """Return whether a file is open by any of its nodes."""
+        is_open = self._open_table.is_open
+        return is_open(ino) or any(map(is_open, self._aliases.get(ino, ())))
+
+    def _forget_aliases(self, ino: InodeNo) -> None:
+        for node in self._aliases.get(ino, ()):
+            self._kernel_cache.forget_attributes(node)
+
+    def _choose_node(self, inode: Inode) -> InodeNo:
+        """Return the node by which a file is found as it is now.
+
+        The kernel takes one backing file of a node at a time.
+        """
+        ino, raw, table = inode.ino, inode.raw, self._open_table
+        former = self._nodes.get(ino, ino)
+        if not table.is_passed_elsewhere(former, raw):
+            return former
+        free = (node for node in nodes_of(ino) if not table.is_passed_elsewhere(node, raw))
+        node = next(free, former)
+        if node == ino:
+            self._nodes.pop(ino, None)
+        else:
+            self._nodes[ino] = node
+            self._aliases[ino] = self._aliases.get(ino, set()) | {node}
+        return node
 
     # --- life ------------------------------------------------------------------------------------
     async def recover(self) -> None:
@@ -110,6 +154,11 @@ class ReadingFilesystem(Filesystem):
             entry = await super().lookup(parent, name, caller)
         if entry is not None and caller is not None:
             self._recency.note_found(entry.inode.ino, caller)
+        if entry is not None and entry.inode.ino in self._outdated:
+            node = self._choose_node(entry.inode)
+            if node != entry.inode.ino:
+                valid_s = min(entry.attributes_valid_s, UNSEALED_VALID_S)
+                entry = entry._replace(attributes_valid_s=valid_s, node=node)
         return entry
 
     async def open_directory(self, caller: Caller, ino: InodeNo) -> None:
@@ -163,16 +212,18 @@ class ReadingFilesystem(Filesystem):
     async def open(
         self, caller: Caller, ino: InodeNo, flags: int, kill_suidgid: bool = False
     ) -> Opened:
-        """OPEN."""
+        """OPEN, by any node of a file."""
         if flags & (os.O_ACCMODE | os.O_TRUNC) != os.O_RDONLY:
             raise self._recency.refusal()
-        await self._recency.see_named(ino, caller)
+        node, ino = ino, number_of(ino)
+        is_anew = await self._recency.see_named(ino, caller)
         table = self._open_table
         deadline_s = trio.current_time() + WRITTEN_WAIT_S
         for attempt in itertools.count(1):
             seen, release_count = await self._recency.wait_for_bytes(ino), self._released.count
             if not table.passthrough or table.has_mode(ino, OpenMode.CACHED):
                 await self._recency.forget_pages()
+            token = _NODE.set(node)
             try:
                 return await super().open(caller, ino, flags, kill_suidgid)
             except (CorruptDataError, StoreError):
@@ -180,57 +231,73 @@ class ReadingFilesystem(Filesystem):
                 if now.generation == seen.generation or attempt >= OPENINGS_MAX:
                     raise
             except WrittenElsewhereError:
+                if not is_anew and self._choose_node(await self._engine.get_inode(ino)) != node:
+                    raise self._recency.walk_anew(ino, caller) from None
                 # Most programs have a file open for a moment.
                 with trio.move_on_at(deadline_s) as wait:
                     await self._released.wait(release_count)
                 if wait.cancelled_caught:
                     raise
+            finally:
+                _NODE.reset(token)
         raise AssertionError("the last attempt returns or raises")
 
     def _add_handle(
         self, inode: Inode, *, writable: bool, reference: LocalFile | None = None
     ) -> tuple[OpenMode, int, Handle]:
-        ino, table = inode.ino, self._open_table
-        if table.is_passed_elsewhere(ino, inode.raw):
+        node, table = _NODE.get(), self._open_table
+        if table.is_passed_elsewhere(node, inode.raw):
             raise WrittenElsewhereError(
-                f"inode {ino}: node {self._recency.writer} has rewritten it while a program here "
-                "has its former bytes open; it can be opened once that is closed"
+                f"inode {inode.ino}: node {self._recency.writer} has rewritten it while a program "
+                "here has its former bytes open; it can be opened once that is closed"
             )
-        mode, backing, handle = super()._add_handle(inode, writable=writable, reference=reference)
+        fd = -1 if reference is None else reference.fd
+        mode, backing = table.choose(node, inode.raw, fd)
+        handle = table.add(node, mode, writable=writable)
         if mode == OpenMode.CACHED and inode.raw:
             # It stays for what has it open, whatever becomes of its name.
-            table.read_fd(ino, inode.raw)
-        self._known[ino] = inode
+            table.read_fd(node, inode.raw)
+        self._known[inode.ino] = inode
         return mode, backing, handle
 
     def release(self, ino: InodeNo, handle: Handle) -> None:
         """RELEASE."""
-        super().release(ino, handle)
+        node, ino, table = ino, number_of(ino), self._open_table
+        if node == ino:
+            super().release(ino, handle)
+        else:
+            table.remove(node, handle)
         is_outdated = ino in self._outdated
         if is_outdated:
             self._released.set()
-        if self._open_table.is_open(ino):
-            return
-        self._known.pop(ino, None)
-        if is_outdated:
+        if (is_outdated or node != ino) and not table.is_open(node):
+            table.forget_raw(node)
+        if not self._is_open(ino):
+            self._known.pop(ino, None)
             self._outdated.discard(ino)
-            self._open_table.forget_raw(ino)
+            self._nodes.pop(ino, None)
 
     async def read(self, ino: InodeNo, handle: Handle, offset: int, size: int) -> bytes | bytearray:
         """READ."""
+        node, ino = ino, number_of(ino)
         try:
             inode = await self._engine.get_inode(ino)
             is_here = inode.raw or await self._recency.why_missing(inode) is None
         except StaleInodeError:
             is_here = False
-        if is_here:
-            return await super().read(ino, handle, offset, size)
-        fd = self._open_table.opened_fd(ino)
-        if fd < 0:
-            await self._recency.wait_for_bytes(ino)
+        fd = self._open_table.opened_fd(node)
+        if not is_here and fd < 0:
+            inode = await self._recency.wait_for_bytes(ino)
+        elif is_here and inode.raw and node != ino:
+            fd = self._open_table.read_fd(node, inode.raw)
+        elif is_here:
+            fd = -1
+        if fd < 0 and node == ino:
             return await super().read(ino, handle, offset, size)
         await leave()
-        return await trio.to_thread.run_sync(os.pread, fd, size, offset, limiter=self._threads)
+        if fd >= 0:
+            return await trio.to_thread.run_sync(os.pread, fd, size, offset, limiter=self._threads)
+        return await self._form_reader.read(inode, offset, size)
 
     async def get_small(
         self,

@@ -197,8 +197,10 @@ class Recency:
         await leave()
         return await self._log.barrier()
 
-    async def see_named(self, ino: InodeNo, caller: Caller) -> int:
+    async def see_named(self, ino: InodeNo, caller: Caller) -> bool:
         """Do as `see` for who was led to an inode by a path, and is about to use it.
+
+        Returns whether the path was walked anew for it (`walk_anew`).
 
         The kernel has forgotten old attributes of it then.
 
@@ -211,12 +213,16 @@ class Recency:
         since = self._seen_by_walks()
         number = await self.see()
         if not is_anew and self._log.name_changes.lost_a_name(ino, since):
-            self._refused[caller.pid] = _Refused(ino)
-            raise StaleInodeError(f"inode {ino}: a name of it was taken meanwhile")
+            raise self.walk_anew(ino, caller)
         if number > self._attributes_told:
             await self._kernel_cache.wait_attributes_told()
             self._attributes_told = max(self._attributes_told, number)
-        return number
+        return is_anew
+
+    def walk_anew(self, ino: InodeNo, caller: Caller) -> StaleInodeError:
+        """Return the error that has the kernel walk the path of an open anew, once."""
+        self._refused[caller.pid] = _Refused(ino)
+        return StaleInodeError(f"inode {ino}: a name of it leads elsewhere by now")
 
     async def forget_pages(self) -> None:
         """Return once the kernel has forgotten all pages that are old by now.

@@ -25,6 +25,8 @@ class Entry(NamedTuple):
     inode: Inode
     entry_valid_s: float
     attributes_valid_s: float
+    node: int = 0
+    """The number by which the kernel is to name it; 0: that of the inode."""
 
 
 class Opened(NamedTuple):

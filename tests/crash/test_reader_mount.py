@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import mmap
 import os
 import signal
 import subprocess
-from typing import TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 import pytest
 
@@ -237,6 +238,33 @@ def test_what_a_program_has_open_goes_on(pair: Pair) -> None:
         assert file.read() == content
         mapped.close()
     assert list(there.iterdir()) == []
+
+
+@both_drivers
+def test_files_that_are_rewritten_while_they_are_open(pair: Pair) -> None:
+    """Under passthrough what has it open keeps the bytes that it was opened for."""
+    here, there = pair.writer.root, pair.reader.root
+    with contextlib.ExitStack() as stack:
+        files: list[tuple[str, IO[str]]] = []
+        for number in range(3):
+            text = f"{number}" * 1000 * (number + 1)
+            (here / "f").write_text(text)
+            pair.upload()
+            file = stack.enter_context((there / "f").open())
+            assert os.fstat(file.fileno()).st_size == len(text)
+            assert file.read() == text
+            files.append((text, file))
+        numbers = {os.fstat(file.fileno()).st_ino for _, file in files}
+        assert numbers == {(there / "f").stat().st_ino}
+        assert os.getxattr(files[-1][1].fileno(), "user.memfs.state") == b"remote"
+        if pair.reader.driver == "kernel":
+            for former, opened in files:
+                opened.seek(0)
+                assert opened.read() == former
+    assert (there / "f").read_text() == text
+    (here / "f").unlink()
+    with pytest.raises(FileNotFoundError):
+        (there / "f").open()
 
 
 def test_nothing_is_changed_here(pair: Pair) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from memfs.filesystem.nodes import (
+    ALIAS_SLOTS,
     FIRST_SLOT,
     LIVE_MAX,
     SLOT_COUNT,
     Slots,
+    is_alias,
     node_of,
+    nodes_of,
     number_of,
     own_node,
     slot_of,
@@ -28,6 +31,15 @@ def test_a_node_number_tells_slot_and_inode() -> None:
             assert LIVE_MAX < node < 1 << 63
             assert (slot_of(node), number_of(node)) == (slot, number)
     assert slot_of(own_node(7)) == FIRST_SLOT - 1
+
+
+def test_an_inode_has_further_numbers_that_no_snapshot_has() -> None:
+    nodes = list(nodes_of(LIVE_MAX))
+    assert len(set(nodes)) == len(nodes) == 1 + len(ALIAS_SLOTS) > 10
+    assert [is_alias(node) for node in nodes] == [False] + [True] * len(ALIAS_SLOTS)
+    assert {number_of(node) for node in nodes} == {LIVE_MAX}
+    assert max(nodes) < 1 << 63
+    assert not is_alias(node_of(FIRST_SLOT + SLOT_COUNT - 1, LIVE_MAX))
 
 
 def test_a_snapshot_has_the_same_slot_at_each_mount() -> None:

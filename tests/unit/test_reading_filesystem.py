@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import inspect
 import os
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Never
 
 import pytest
 
 from memfs.content.opening import Handle, OpenMode
 from memfs.errors import ReadOnlyNodeError
+from memfs.filesystem.aliased import AliasedTree
+from memfs.filesystem.nodes import is_alias, number_of
 from memfs.filesystem.operations import AttributeRequest, Operations
 from memfs.filesystem.reading import ReadingFilesystem
 from memfs.filesystem.recency import Recency
@@ -52,6 +55,12 @@ class Reader:
 
     def read(self, ino: InodeNo, opened: Opened) -> bytes:
         return bytes(self.world.request(self.filesystem.read(ino, opened.handle, 0, 100)))
+
+    def find_node(self, name: bytes) -> InodeNo:
+        """Return what the kernel is told that a name leads to."""
+        entry = self.world.request(self.filesystem.lookup(ROOT_INODE, name, Thread()))
+        assert entry is not None
+        return InodeNo(entry.node or entry.inode.ino)
 
     def find(self, name: bytes) -> InodeNo | None:
         entry = self.world.request(self.filesystem.lookup(ROOT_INODE, name))
@@ -234,25 +243,66 @@ def test_what_is_open_is_read_on_after_its_removal(reader: Reader) -> None:
 
 
 def test_a_file_that_is_rewritten_while_it_is_open(reader: Reader) -> None:
-    """The kernel takes one backing file of an inode at a time."""
+    """The kernel takes one backing file of a node at a time: the file gets another node."""
     world = reader.world
     ino = write_file(world, b"f", b"old")
-    opened = reader.open(ino)
+    former = reader.open(ino)
     reader.commit(lambda: rewrite(world, ino, b"another"))
-    if opened.mode == OpenMode.CACHED:
-        again = reader.open(ino)
-        assert reader.read(ino, again) == b"another"
-        reader.filesystem.release(ino, again.handle)
-    else:
+    node = ino
+    if former.mode == OpenMode.PASSTHROUGH:
         with pytest.raises(Refusal) as caught:
             reader.open(ino)
-        assert caught.value.errno == errno.EBUSY
-    reader.filesystem.release(ino, opened.handle)
-    again = reader.open(ino)
+        assert caught.value.errno == errno.ESTALE
+        node = reader.find_node(b"f")
+        assert is_alias(node)
+        assert number_of(node) == ino
+    again = reader.open(node)
     inode = world.run(world.engine.get_inode(ino))
-    assert (inode.size, again.mode) == (7, opened.mode)
-    assert world.open_table.is_registered(ino, inode.raw) == (again.mode == OpenMode.PASSTHROUGH)
-    reader.filesystem.release(ino, again.handle)
+    assert again.mode == former.mode
+    if again.mode == OpenMode.CACHED:
+        assert reader.read(ino, again) == b"another"
+    else:
+        assert world.open_table.is_registered(node, inode.raw)
+        assert not world.open_table.is_registered(ino, inode.raw)
+    # By either number it is the same file.
+    shown = world.request(AliasedTree(reader.filesystem, no_tree).get_attributes(node)).inode
+    assert (shown.ino, shown.size) == (ino, 7)
+    for number, opened in ((ino, former), (node, again)):
+        reader.filesystem.release(number, opened.handle)
+    assert not world.open_table.is_open(ino)
+    assert not world.open_table.is_open(node)
+    if node != ino:
+        # No backing of it keeps the raw file.
+        assert not world.open_table.is_registered(node, inode.raw)
+    # Now that the former bytes are closed, its own node serves it.
+    assert reader.find_node(b"f") == ino
+    last = reader.open(ino)
+    assert world.open_table.is_registered(ino, inode.raw) == (last.mode == OpenMode.PASSTHROUGH)
+    reader.filesystem.release(ino, last.handle)
+
+
+def test_a_file_that_is_rewritten_again_and_again(tmp_path: Path) -> None:
+    """Each of its generations that is open has a node of its own."""
+    world = World(tmp_path, ROOMY, passthrough=True)
+    try:
+        reader = Reader(world)
+        ino = write_file(world, b"f", b"old")
+        opened = {ino: reader.open(ino)}
+        for number in range(3):
+            reader.commit(partial(rewrite, world, ino, b"%d" % number))
+            assert reader.find(b"missing") is None
+            node = reader.find_node(b"f")
+            assert node not in opened
+            opened[node] = reader.open(node)
+        for node, each in opened.items():
+            reader.filesystem.release(node, each.handle)
+        assert reader.find_node(b"f") == ino
+    finally:
+        world.close()
+
+
+def no_tree(node: InodeNo) -> Never:
+    raise AssertionError(f"node {node} is not inside of .memfs")
 
 
 CHANGES: dict[str, tuple[Any, ...]] = {

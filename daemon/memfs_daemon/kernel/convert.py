@@ -59,8 +59,10 @@ def pack_attributes(attributes: Attributes) -> bytes:
     )  # fmt: skip
 
 
-def pack_inode_entry(inode: Inode, entry_valid_s: float, attributes_valid_s: float) -> bytes:
-    """Return `struct fuse_entry_out`.
+def pack_inode_entry(
+    inode: Inode, entry_valid_s: float, attributes_valid_s: float, node: int = 0
+) -> bytes:
+    """Return `struct fuse_entry_out`; `node` as of `Entry`.
 
     The generation is 0, as inode numbers are never reused; `Inode.generation` counts contents.
     """
@@ -71,7 +73,7 @@ def pack_inode_entry(inode: Inode, entry_valid_s: float, attributes_valid_s: flo
     ctime_s, ctime_ns = divmod(inode.ctime_ns, NANOSECONDS)
     ino = inode.ino
     return _pack_entry(
-        ino, 0, entry_s, valid_s, entry_ns, valid_ns,
+        node or ino, 0, entry_s, valid_s, entry_ns, valid_ns,
         ino, inode.size, inode.blocks, atime_s, mtime_s, ctime_s,
         atime_ns, mtime_ns, ctime_ns, inode.mode, inode.nlink, inode.uid, inode.gid,
         inode.rdev & _RDEV_MASK, _BLOCK_BYTES, 0,

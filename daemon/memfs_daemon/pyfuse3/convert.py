@@ -88,9 +88,9 @@ def unpack_open_file(fh: int) -> OpenFile:
 
 
 def to_entry(
-    inode: Inode, entry_valid_s: float, attributes_valid_s: float
+    inode: Inode, entry_valid_s: float, attributes_valid_s: float, _node: int = 0
 ) -> pyfuse3.EntryAttributes:
-    """Return a dentry's attributes.
+    """Return a dentry's attributes; there are no aliases where nothing is passed through.
 
     The generation stays 0, as inode numbers are never reused; `Inode.generation` counts contents.
     """

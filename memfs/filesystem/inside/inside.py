@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memfs.content.past import PastReader
+from memfs.filesystem.aliased import AliasedTree
 from memfs.filesystem.inside.found import FIRST_QUESTION, FoundTree
 from memfs.filesystem.inside.own import QUERY, SNAPSHOTS, OwnTree
 from memfs.filesystem.inside.past import PastTree
@@ -54,7 +55,8 @@ class Inside:
 
     def mounted(self, live: Filesystem) -> MountedTree:
         """Return the file system with `.memfs` in its root."""
-        return MountedTree(live, self.tree_of)
+        made = AliasedTree if live.has_aliases else MountedTree
+        return made(live, self.tree_of)
 
     async def note_deleted(self) -> None:
         """Snapshots were deleted: soon the kernel knows their names no longer."""
