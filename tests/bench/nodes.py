@@ -22,7 +22,6 @@ import contextlib
 import dataclasses
 import os
 import secrets
-import shutil
 import statistics
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -277,12 +276,7 @@ class SecondJuicefs(SharedJuicefs):
 
     def open(self) -> None:
         """Mount it."""
-        juicefs = shutil.which(self.program)
-        assert juicefs is not None
-        self._start(
-            *(juicefs, "mount", "--no-usage-report", "--no-syslog"),
-            *("--cache-dir", self.base / "cache", self.metadata_url, self.mountpoint),
-        )
+        self.attach()
 
 
 @contextlib.contextmanager

@@ -254,14 +254,19 @@ class JuicefsPlace(PeerPlace):
         """Format a volume and mount it, every file of it below the base directory."""
         juicefs = _program("juicefs")
         assert juicefs is not None
-        url = self.metadata_url
         _format(
             *(juicefs, "format", "--storage", "file", "--bucket", f"{self.source}/"),
-            *("--trash-days", "0", "--no-update", url, "bench"),
+            *("--trash-days", "0", "--no-update", self.metadata_url, "bench"),
         )
+        self.attach()
+
+    def attach(self) -> None:
+        """Mount a volume that is formatted."""
+        juicefs = _program("juicefs")
+        assert juicefs is not None
         self._start(
             *(juicefs, "mount", "--no-usage-report", "--no-syslog"),
-            *("--cache-dir", self.base / "cache", url, self.mountpoint),
+            *("--cache-dir", self.base / "cache", self.metadata_url, self.mountpoint),
         )
 
     def version(self) -> str:
