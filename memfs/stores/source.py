@@ -267,15 +267,23 @@ class SourceStore:
         what = f"list {prefix}".rstrip()
         try:
             found, following = await self._calls.bounded(what, call)
-        except ObjectMissingError:
-            if not prefix:
-                raise
-            # A directory of a tree that is gone; without its root it is the source that is gone.
-            await self._calls.bounded(
-                "list", partial(self._backend.list_objects, "", "", shallow=True)
-            )
+        except ObjectMissingError as error:
+            if not prefix or not await self._has_root():
+                raise ObjectMissingError(
+                    f"{self.url}: the source itself is not there: correct its URL, or bring it "
+                    f"back ({error})"
+                ) from error
             return [], None
         return await self._sized([_storable(each) for each in found]), following
+
+    async def _has_root(self) -> bool:
+        """Return whether the source is there, whatever has become of a directory of it."""
+        look = partial(self._backend.list_objects, "", "", shallow=True)
+        try:
+            await self._calls.bounded("list", look)
+        except ObjectMissingError:
+            return False
+        return True
 
     async def _sized(self, found: list[SourceObject]) -> list[SourceObject]:
         """Return objects with the sizes that looks at them tell; those that are gone are left out.

@@ -146,7 +146,7 @@ async def test_a_directory_that_is_gone_is_empty_and_a_source_that_is_gone_an_er
         assert len(await listed(store)) == 4
         web.statuses["set/"] = [404] * 100
         for prefix in ("", "dangling/"):
-            with pytest.raises(ObjectMissingError):
+            with pytest.raises(ObjectMissingError, match="the source itself is not there"):
                 await listed(store, prefix, shallow=True)
         with pytest.raises(ObjectMissingError):
             await listed(store)

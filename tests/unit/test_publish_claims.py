@@ -183,6 +183,23 @@ async def test_directories_that_follow_do_not_take_turns(bench: Bench) -> None:
     assert bench.names() == {"x": "two/x", "y": "two/y"}
 
 
+@pytest.mark.parametrize("words", [("keep", "remove"), ("remove", "keep"), ("remove", "remove")])
+async def test_an_object_without_a_file_goes_where_all_that_follow_say_so(
+    bench: Bench, words: tuple[str, str]
+) -> None:
+    one, two = await bench.make("one", "a"), await bench.make("two", "b")
+    for root, word in zip((one, two), words, strict=True):
+        await bench.mark(root, word)
+    changes = bench.state.activity.changes
+    following = Following(bench.state.parts, bench.quotas, bench.places, changes, nothing_to_list)
+    await following.step()
+    for root, name in ((one, b"a"), (two, b"b")):
+        await bench.engine.unlink(root, name, 2)
+    changes.note_all()
+    await following.step()
+    assert sorted(bench.names()) == ([] if "keep" not in words else ["a", "b"])
+
+
 async def test_a_file_that_was_published_alone_is_no_object_without_a_file(bench: Bench) -> None:
     """Not for a directory, nor for another such file; one that has left a directory is."""
     one = await bench.make("one", "a", "left")
