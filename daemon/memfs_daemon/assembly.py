@@ -399,6 +399,7 @@ def assemble(
             writer,
             reader_log,
             move_parts.held_objects,
+            move_parts.unpublished,
         )
         status = Status(status_parts)
         metrics = MetricsMethods(

@@ -34,6 +34,7 @@ from memfs.control.report import (
     StatusReport,
     StoreReport,
     TierReport,
+    UnpublishedReport,
     WorkReport,
 )
 from memfs.control.typed import decode
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from memfs.stores.health import StoreHealth
     from memfs.stores.lost_found import LostFound
     from memfs.stores.store import RemoteStore
+    from memfs.types import InodeNo
     from memfs_daemon.policy import PolicyMethods
 
 PENDING_SHOWN = 5
@@ -112,6 +114,8 @@ class StatusParts(NamedTuple):
     log: Log | None = None
     """What another node writes; None: this one does."""
     held_objects: HeldObjects | None = None
+    """As of `MoveParts`."""
+    unpublished: Mapping[InodeNo, str] = {}
     """As of `MoveParts`."""
 
 
@@ -183,7 +187,14 @@ class Status:
             database=self._database(),
             prices=PricesReport(**dataclasses.asdict(parts.config.prices)),
             listings=await self._listings(),
+            unpublished=self._unpublished(),
         )
+
+    def _unpublished(self) -> UnpublishedReport | None:
+        waiting = self._parts.unpublished
+        if not waiting:
+            return None
+        return UnpublishedReport(len(waiting), next(iter(waiting.values())))
 
     async def _listings(self) -> tuple[ListingReport, ...]:
         waiting = {} if self._parts.sources is None else self._parts.sources.waiting

@@ -341,6 +341,14 @@ class ListingReport(NamedTuple):
     reason: str
 
 
+class UnpublishedReport(NamedTuple):
+    """Files with `user.memfs.publish` that are not published as they are, although it is time."""
+
+    file_count: int
+    reason: str
+    """That of one of them; `memfs why` tells that of each."""
+
+
 class StatusReport(NamedTuple):
     """A mount at one moment."""
 
@@ -380,3 +388,5 @@ class StatusReport(NamedTuple):
     """Those that wait."""
     database: DatabaseReport | None = None
     """None: all is in the state directory alone."""
+    unpublished: UnpublishedReport | None = None
+    """None: there is no such file."""

@@ -498,6 +498,8 @@ class Control:
             answer["hot"] = refusal
         if (absent := self._no_hot_tier()) and await self._pin(inode) == Tier.HOT.label:
             answer["hot_tier"] = absent
+        if (reason := self._move_parts.unpublished.get(inode.ino)) is not None:
+            answer["unpublished"] = reason
         answer |= await self._stores(inode)
         if (source := await self._source(inode)) is not None:
             answer["source"] = source

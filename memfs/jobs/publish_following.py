@@ -178,6 +178,8 @@ class Following:
         await self._end_uploads()
         roots, claims = await self._roots(), await Claims.look(self._parts)
         self._changes.followed = bool(roots)
+        if not roots:
+            self._parts.unpublished.clear()
         now_s = trio.current_time()
         for root in roots:
             if not root.target:
@@ -251,12 +253,14 @@ class Following:
     async def _publish_one(self, ino: InodeNo, roots: list[Root], claims: Claims) -> None:
         """Publish a file wherever it is to be; remove it where it is not any more."""
         due = self._due.pop(ino)
+        self._parts.unpublished.pop(ino, None)
         try:
             wait_s = await self._publish_file(ino, roots, claims)
             await self._remove_former(ino, roots, claims)
         except Exception as error:
             failure = as_failure(error, f"publishing inode {ino}")
             log.info("inode %d is not published: %s", ino, failure)
+            self._parts.unpublished[ino] = str(failure)
             count = due.failure_count + 1
             pause_s = pause_after(count, RETRY_S_MIN, RETRY_S_MAX)
             self._due.setdefault(ino, _Due(trio.current_time() + pause_s, count))
@@ -297,7 +301,8 @@ class Following:
                 async with self._places.at(root.url) as place:
                     result, problem = await place.publish(ino, key, unconditional=unconditional)
             if problem:
-                log.info("%s/%s is not published: %s", root.target, key, problem)
+                log.info("%s is not published: %s", object_url, problem)
+                self._parts.unpublished[ino] = f"{object_url}: {problem}"
             elif result.outcome in (MoveOutcome.BUSY, MoveOutcome.SUPERSEDED):
                 return RETRY_S_MIN
         return 0.0

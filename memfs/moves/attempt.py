@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
+from memfs.bounded import BoundedDict
 from memfs.encryption.keys import NO_KEYS, KeyRing
 from memfs.errors import MemfsError, NotSupportedError
 from memfs.keyed_lock import KeyedLock
@@ -59,6 +60,9 @@ T = TypeVar("T")
 MOVE_THREADS_MAX = 4
 """Worker threads of the demotions together; each may use a few more to encode. Guess."""
 
+UNPUBLISHED_COUNT_MAX = 20_000
+"""Files of which is told why they are not published, some 5 MB: as many as are found at a time."""
+
 PROMPT_THREADS_MAX = 4
 """Worker threads of all else. Guess: the mover takes two of them at most to hydrate."""
 
@@ -101,6 +105,10 @@ class MoveParts:
     """Files of which a copy is being made for snapshots."""
     hydrated: dict[InodeNo, None] = field(default_factory=dict)
     """Files that were hydrated since the mover asked (`take_hydrated`)."""
+    unpublished: BoundedDict[InodeNo, str] = field(
+        default_factory=lambda: BoundedDict(UNPUBLISHED_COUNT_MAX)
+    )
+    """Why files with `user.memfs.publish` are not published as they are, although it is time."""
     zeros: ZeroRuns = field(default_factory=ZeroRuns)
     """Hashes the holes of files."""
     sightings: Sightings = field(default_factory=Sightings)

@@ -398,6 +398,38 @@ async def test_a_tree_is_published_by_its_mark_and_its_removal(bench: Bench) -> 
     assert not state.activity.changes.followed
 
 
+async def test_why_a_file_is_not_published_by_itself_is_told(bench: Bench) -> None:
+    """Only the log had it, by the number of the inode."""
+    state, engine = bench.state, bench.state.engine
+    number = await marked(bench)
+    inos = {name: await state.create(name, CONTENT) for name in ("theirs", "large")}
+    await state.rewrite(inos["large"], CONTENT * 10)
+    for name in inos:
+        await engine.rename(ROOT_INODE, name.encode(), number, name.encode(), 0, 1)
+    bench.put("theirs", b"theirs")
+    quotas = replace(state.config.quotas, upload_bytes_per_day=2 * len(CONTENT))
+    state.config = replace(state.parts.config, quotas=quotas)
+    following = bench.following()
+    state.activity.changes.note_all()
+    await following.step()
+    told = state.parts.unpublished
+    assert told[inos["theirs"]] == f"{bench.url}/theirs: changed by someone else"
+    assert "quotas.upload_per_day" in told[inos["large"]]
+    bench.delete("theirs")
+    for name, ino in inos.items():
+        await state.rewrite(ino, name.encode())
+        state.activity.changes.note(ino)
+    await following.step()
+    assert bench.names() == ["large", "theirs"]
+    assert not told
+    told[inos["large"]] = "of before"
+    async with engine.change():
+        await engine.remove_xattr(number, PUBLISH_XATTR, 1)
+    state.activity.changes.note_all()
+    await following.step()
+    assert not told
+
+
 async def test_what_is_told_is_published_without_a_look_at_all(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

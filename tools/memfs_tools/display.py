@@ -119,6 +119,10 @@ def status_notes(report: StatusReport) -> Iterator[str | Table]:
         yield f"  {_quota_line(quota)}"
     for listing in report.listings:
         yield f"  {listing.url} is not listed again yet: {listing.reason}"
+    if (unpublished := report.unpublished) is not None:
+        files = format_count(unpublished.file_count, "file")
+        are = "is" if unpublished.file_count == 1 else "are"
+        yield f"  {files} {are} not published yet: {unpublished.reason}"
     if report.codecs:
         yield _codec_table(report.codecs)
 

@@ -90,6 +90,8 @@ def _lines(placement: Placement) -> list[str]:
         lines.append(f"ram      cached and not locked: {why['ram']}")
     if "room" in why:
         lines.append(f"room     {why['room']}")
+    if "unpublished" in why:
+        lines.append(f"publish  not yet: {why['unpublished']}")
     source = why.get("source")
     if isinstance(source, dict):
         lines.append(f"source   {source['url']}")
