@@ -597,7 +597,8 @@ class Control:
         }
         stored = await self._engine.effective_xattr(inode.ino, AGES_XATTR)
         ages = NO_AGES if stored is None else parse_ages(stored.decode())
-        facts = Facts(inode.ino, tier, pin, accessed_ns, pool_name, bool(inode.raw), ages)
+        is_raw, packs = bool(inode.raw), self._move_parts.writes
+        facts = Facts(inode.ino, tier, pin, accessed_ns, pool_name, is_raw, ages, packs)
         return {"score": score, "outlook": outlook(facts, self._access_stats)}
 
     async def _wait_for_writer(self, inode: Inode) -> dict[str, object] | None:

@@ -32,6 +32,8 @@ class Facts(NamedTuple):
     """It has a raw form; on the disk without one, it is packed already."""
     ages: Ages = NO_AGES
     """In force for it."""
+    packs: bool = True
+    """This node packs files: one that reads what another one writes does not."""
 
 
 def outlook(facts: Facts, access_stats: AccessStats) -> str:
@@ -86,7 +88,8 @@ def _off_disk(facts: Facts, access_stats: AccessStats, limits: Limits) -> str:
     goes, (age_ns, key) = "is packed", ages.pack_after
     if not facts.raw and not limits.glacier:
         return "it stays packed"
-    if limits.glacier and (ages.cold_to_glacier[0] <= age_ns or not facts.raw):
+    is_first = ages.cold_to_glacier[0] <= age_ns
+    if limits.glacier and (is_first or not facts.raw or not facts.packs):
         goes, (age_ns, key) = "goes to the object store", ages.cold_to_glacier
     before_bytes = access_stats.cold.bytes_before(facts.ino)
     turn = (

@@ -69,6 +69,10 @@ def test_why_names_the_mark() -> None:
     assert "until 1970-01-02 00:00:00 UTC (user.memfs.policy warm_to_cold)" in told
     told = outlook(Facts(InodeNo(1), Tier.COLD, None, 0, "", True, Ages(DAY_NS)), stats)
     assert "(policy.pack_after)" in told
+    # A node that reads what another one writes has nothing to pack.
+    told = outlook(Facts(InodeNo(1), Tier.COLD, None, 0, "", True, packs=False), stats)
+    assert "goes to the object store" in told
+    assert "pack" not in told
 
 
 def test_the_shortest_age_is_what_files_are_looked_for_by() -> None:
