@@ -36,11 +36,11 @@ from memfs.stores.reading import FrameReader, PackedFile
 from memfs.types import FormKind
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from memfs.content.sources import Sources
     from memfs.metadata.engine import Engine
-    from memfs.metadata.records import Form, Inode
+    from memfs.metadata.records import Blob, Form, Inode
     from memfs.stores.container import SeekTable
     from memfs.stores.packed import PackedStore
     from memfs.stores.raw import RawStore
@@ -162,7 +162,31 @@ class FormReader:
                 raise error
             inode = now
 
-    async def _read_form(self, form: Form, offset: int, size: int) -> bytes:
+    async def read_kept(
+        self, blob: Blob | None, forms: Sequence[Form], offset: int, size: int
+    ) -> bytes:
+        """Return bytes `[offset, offset + size)` of a content that nothing may refer to any more.
+
+        Args:
+            blob: The content; None: its forms are those of a source.
+            forms: As they were when something did; they are there for a while.
+            offset: Below its size.
+            size: Bytes wanted, up to its end.
+
+        Raises:
+            MemfsError: As `read`.
+        """
+        failure: MemfsError = CorruptDataError("no form of the content is known")
+        for form in forms:
+            try:
+                return await self._read_form(form, offset, size, blob)
+            except FORM_ERRORS as error:
+                failure = error
+        raise failure
+
+    async def _read_form(
+        self, form: Form, offset: int, size: int, blob: Blob | None = None
+    ) -> bytes:
         if form.is_foreign:
             if self._foreign is None:
                 raise NotSupportedError(f"{form.place}: no source is read here")
@@ -173,7 +197,7 @@ class FormReader:
             raise CorruptDataError(f"{form.place}: in quarantine: {reason}")
         table = self._tables.touch(form.place)
         if table is None:
-            table = await self._open(form)
+            table = await self._open(form, blob)
             self._tables.put(form.place, table)
         frames = table.frames_of(offset, size)
         parts = await self._collect(form, table, frames)
@@ -228,9 +252,9 @@ class FormReader:
                 self._frames.put(key, frame)
         return frames
 
-    async def _open(self, form: Form) -> SeekTable:
+    async def _open(self, form: Form, blob: Blob | None) -> SeekTable:
         try:
-            blob = await self._engine.get_blob(form.blob)
+            blob = blob or await self._engine.get_blob(form.blob)
         except NotFoundError:
             # The file was written anew since its forms were listed.
             raise ObjectMissingError(f"{form.place}: nothing refers to it any more") from None

@@ -14,7 +14,7 @@ import contextlib
 import itertools
 import os
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Never
+from typing import TYPE_CHECKING, NamedTuple, Never
 
 import trio
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from memfs.filesystem.replies import Attributes, Entry, Opened
     from memfs.filesystem.shared import Parts
     from memfs.filesystem.small_files import Client, SmallContent
-    from memfs.metadata.records import DirectoryEntry, Inode
+    from memfs.metadata.records import Blob, DirectoryEntry, Form, Inode
     from memfs.stores.source import LocalFile
     from memfs.types import InodeNo
 
@@ -61,6 +61,15 @@ ALIASED_MAX = 4096
 
 _NODE: ContextVar[InodeNo] = ContextVar("node")
 """By which node the file is opened that this task opens."""
+
+
+class _Kept(NamedTuple):
+    """Where the bytes of an open file are."""
+
+    size: int
+    blob: Blob | None
+    """None: its object is one of a source."""
+    forms: Sequence[Form]
 
 
 class ReadingFilesystem(Filesystem):
@@ -81,6 +90,8 @@ class ReadingFilesystem(Filesystem):
         """Open files that have other bytes by now, or are gone."""
         self._known: dict[InodeNo, Inode] = {}
         """Open files, as they were when they were opened last."""
+        self._kept: dict[InodeNo, _Kept] = {}
+        """Open files that have been read from their objects since they were opened."""
         self._nodes: BoundedDict[InodeNo, InodeNo] = BoundedDict(ALIASED_MAX)
         """By which node a file is found whose own has former bytes open."""
         self._aliases: BoundedDict[InodeNo, set[InodeNo]] = BoundedDict(ALIASED_MAX)
@@ -225,7 +236,10 @@ class ReadingFilesystem(Filesystem):
                 await self._recency.forget_pages()
             token = _NODE.set(node)
             try:
-                return await super().open(caller, ino, flags, kill_suidgid)
+                opened = await super().open(caller, ino, flags, kill_suidgid)
+                if opened.mode != OpenMode.PASSTHROUGH:
+                    await self._keep_forms(ino)
+                return opened
             except (CorruptDataError, StoreError):
                 now = await self._engine.get_inode(ino)
                 if now.generation == seen.generation or attempt >= OPENINGS_MAX:
@@ -241,6 +255,16 @@ class ReadingFilesystem(Filesystem):
             finally:
                 _NODE.reset(token)
         raise AssertionError("the last attempt returns or raises")
+
+    async def _keep_forms(self, ino: InodeNo) -> None:
+        """Remember where the bytes of a file are that was just opened, if it has no raw file."""
+        with contextlib.suppress(StaleInodeError, NotFoundError):
+            inode = await self._engine.get_inode(ino)
+            if inode.raw:
+                return
+            blob = await self._engine.get_blob(inode.blob) if inode.blob else None
+            forms = await self._engine.list_all_forms(inode)
+            self._kept[ino] = _Kept(inode.size, blob, forms)
 
     def _add_handle(
         self, inode: Inode, *, writable: bool, reference: LocalFile | None = None
@@ -274,6 +298,7 @@ class ReadingFilesystem(Filesystem):
             table.forget_raw(node)
         if not self._is_open(ino):
             self._known.pop(ino, None)
+            self._kept.pop(ino, None)
             self._outdated.discard(ino)
             self._nodes.pop(ino, None)
 
@@ -285,6 +310,10 @@ class ReadingFilesystem(Filesystem):
             is_here = inode.raw or await self._recency.why_missing(inode) is None
         except StaleInodeError:
             is_here = False
+            if (kept := self._kept.get(ino)) is not None:
+                size = max(0, min(size, kept.size - offset))
+                await leave()
+                return await self._form_reader.read_kept(kept.blob, kept.forms, offset, size)
         fd = self._open_table.opened_fd(node)
         if not is_here and fd < 0:
             inode = await self._recency.wait_for_bytes(ino)

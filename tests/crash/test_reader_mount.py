@@ -238,6 +238,17 @@ def test_what_a_program_has_open_goes_on(pair: Pair) -> None:
         assert file.read() == content
         mapped.close()
     assert list(there.iterdir()) == []
+    # Too large to be fetched whole before it is opened.
+    large = os.urandom(40 << 20)
+    (here / "large").write_bytes(large)
+    pair.upload()
+    with (there / "large").open("rb", buffering=0) as file:
+        assert file.read(10) == large[:10]
+        (here / "large").unlink()
+        wait_for(lambda: not (there / "large").exists(), "it has its name")
+        for offset in (20 << 20, (40 << 20) - 5):
+            assert os.pread(file.fileno(), 10, offset) == large[offset : offset + 10]
+        assert os.pread(file.fileno(), 10, 40 << 20) == b""
 
 
 @both_drivers

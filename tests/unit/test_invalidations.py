@@ -36,7 +36,8 @@ DEFAULT_ACL = acl.serialise([acl.AclEntry(0x01, 7), acl.AclEntry(0x04, 5), acl.A
 NOT_REGISTERED = {
     # Who has what open, on this node: true by itself.
     "OpenTable._files", "Shared._orphans", "ReadingFilesystem._known",
-    "ReadingFilesystem._directories", "ReadingFilesystem._nodes", "ReadingFilesystem._aliases",
+    "ReadingFilesystem._directories", "ReadingFilesystem._nodes", "ReadingFilesystem._kept",
+    "ReadingFilesystem._aliases",
     # What the kernel of this mount was told.
     "Shared._untold",
     # Backings that are in use; those of `_idle_backings` are registered.
