@@ -23,7 +23,7 @@ from memfs.policy.marks import DELETED_REMOVE, PUBLISH_DELETED_XATTR, PUBLISH_XA
 from memfs.types import InodeNo
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from memfs.metadata.engine import Engine
     from memfs.metadata.published import PublishedObject
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 SETTING = "publish.claims"
 """Those of commands: target, inode number, and what was said last of objects without a file."""
 
-CLAIM_COUNT_MAX = 1000
+CLAIM_COUNT_MAX = 10_000
+"""Claims of commands, some 1 MB; beyond that the oldest goes that meets no other one."""
 
 ALONE = InodeNo(0)
 """In the place of a root: files that were published by themselves."""
@@ -65,9 +66,6 @@ async def note_claim(engine: Engine, target: str, root: InodeNo, deleted: str = 
         target: Where to.
         root: The directory, or `ALONE`.
         deleted: As of `Claim`; empty: what was said before stays.
-
-    Raises:
-        InvalidValueError: There are too many.
     """
     stored = await _load(engine)
     known = next((each for each in stored if (each.target, each.root) == (target, root)), None)
@@ -75,12 +73,11 @@ async def note_claim(engine: Engine, target: str, root: InodeNo, deleted: str = 
         return
     changed = Claim(target, root, deleted)
     if known is None:
-        stored = [held.claim for held in await _held(engine, stored)]
         if len(stored) >= CLAIM_COUNT_MAX:
-            raise InvalidValueError(
-                f"{CLAIM_COUNT_MAX} directories were published already: publish one above"
-            )
+            stored = [held.claim for held in await _held(engine, stored)]
         stored.append(changed)
+        if len(stored) > CLAIM_COUNT_MAX:
+            stored.remove(_least_needed(stored))
     else:
         stored[stored.index(known)] = changed
     async with engine.change():
@@ -101,8 +98,8 @@ class Claims:
         self._held = held
 
     @classmethod
-    async def look(cls, parts: MoveParts) -> Claims:
-        """Return the claims that there are now."""
+    async def look(cls, parts: MoveParts, targets: Collection[str]) -> Claims:
+        """Return the claims to some URLs, and to those above and below, that there are now."""
         engine, marked = parts.engine, []
         for ino in await list_roots(engine):
             with contextlib.suppress(StaleInodeError, NoXattrError, InvalidValueError):
@@ -110,7 +107,12 @@ class Claims:
                 marked.append(Claim(target_of(url), ino, follows=True))
         places = {each[:2] for each in marked}
         told = [each for each in await _load(engine) if each[:2] not in places]
-        return cls(parts, await _held(engine, [*marked, *told]))
+        near = [
+            each
+            for each in (*marked, *told)
+            if any(_overlap(each.target, target) for target in targets)
+        ]
+        return cls(parts, await _held(engine, near))
 
     async def rival_of(
         self, known: PublishedObject | None, url: str, ino: InodeNo, root: InodeNo
@@ -254,6 +256,24 @@ async def _find_file(engine: Engine, root: Inode, key: str) -> tuple[Inode | Non
             return None, listed is not None and not listed.listed_ns
         now = below
     return (now if stat.S_ISREG(now.mode) else None), False
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Return whether one of two URLs is the other, or lies inside it."""
+    return f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")
+
+
+def _least_needed(claims: Sequence[Claim]) -> Claim:
+    """Return the oldest claim that meets no other one, or else the oldest."""
+    met: set[str] = set()
+    above = ""
+    # Behind a URL come all that lie inside it.
+    for target in sorted(f"{each.target}/" for each in claims):
+        if above and target.startswith(above):
+            met |= {above, target}
+        else:
+            above = target
+    return next((each for each in claims if f"{each.target}/" not in met), claims[0])
 
 
 def _key_behind(url: str, target: str) -> str:

@@ -176,7 +176,8 @@ class Following:
         self._changes.followed = True
         self._is_cut = self._is_unlisted = False
         await self._end_uploads()
-        roots, claims = await self._roots(), await Claims.look(self._parts)
+        roots = await self._roots()
+        claims = await Claims.look(self._parts, {each.target for each in roots if each.target})
         self._changes.followed = bool(roots)
         if not roots:
             self._parts.unpublished.clear()
@@ -239,7 +240,8 @@ class Following:
         return target
 
     async def _publish_all(self, inos: list[InodeNo]) -> None:
-        roots, claims = await self._roots(), await Claims.look(self._parts)
+        roots = await self._roots()
+        claims = await Claims.look(self._parts, {each.target for each in roots if each.target})
         waiting = iter(inos)
 
         async def publish_some() -> None:

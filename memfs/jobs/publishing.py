@@ -313,7 +313,7 @@ class PublishMethods:
         allowed = unconditional or self._parts.config.publish.unconditional
         async with self._places.at(url) as place:
             await note_claim(self._parts.engine, place.target, _claimant(directory))
-            claims = None if replaces else await Claims.look(self._parts)
+            claims = None if replaces else await Claims.look(self._parts, (place.target,))
             work = PublishWork(
                 self._parts, self._quotas, place, directory, unconditional=allowed, claims=claims
             )
@@ -395,7 +395,7 @@ class PublishMethods:
     async def _remove_gone(
         self, place: Publication, root: Inode, *, removes: bool
     ) -> RemovedReport:
-        claims = await Claims.look(self._parts)
+        claims = await Claims.look(self._parts, (place.target,))
         removed_count, problems = 0, []
         left_count = 0
         async for known in published_below(self._parts, place.target):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import stat
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -10,9 +11,8 @@ import pytest
 import trio
 
 from memfs.config import PublishConfig
-from memfs.errors import InvalidValueError
 from memfs.jobs import publish_claims
-from memfs.jobs.publish_claims import ALONE, note_claim
+from memfs.jobs.publish_claims import ALONE, Claim, note_claim
 from memfs.jobs.publish_following import Following
 from memfs.jobs.publishing import Places, PublishMethods
 from memfs.metadata.records import NewInode
@@ -251,14 +251,31 @@ async def test_what_was_published_before_an_import_stays_while_its_file_is_there
 async def test_directories_that_are_gone_have_no_claims(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publish_claims, "CLAIM_COUNT_MAX", 2)
+    monkeypatch.setattr(publish_claims, "CLAIM_COUNT_MAX", 3)
     one, two = await bench.make("one"), await bench.make("two")
-    for root in (one, ALONE, one):
-        await note_claim(bench.engine, bench.url, root)
-    with pytest.raises(InvalidValueError, match="2 directories were published already"):
-        await note_claim(bench.engine, bench.url, two)
-    await bench.engine.rmdir(ROOT_INODE, b"one", 3)
+
+    async def told() -> list[tuple[str, int]]:
+        stored = json.loads(await bench.engine.get_setting(publish_claims.SETTING) or b"[]")
+        return [(target.removeprefix(bench.url), ino) for target, ino, _ in stored]
+
+    for inside, root in (("", one), ("/deep", two), ("-other", ALONE), ("", one)):
+        await note_claim(bench.engine, bench.url + inside, root)
+    assert await told() == [("", one), ("/deep", two), ("-other", ALONE)]
+    # The one that meets no other claim goes first where there are too many.
     await note_claim(bench.engine, bench.url, two)
+    assert await told() == [("", one), ("/deep", two), ("", two)]
+    await bench.engine.rmdir(ROOT_INODE, b"one", 3)
+    await note_claim(bench.engine, bench.url, ALONE)
+    assert await told() == [("/deep", two), ("", two), ("", ALONE)]
+
+
+def test_the_claim_that_meets_no_other_one_is_the_least_needed() -> None:
+    def least(*targets: str) -> str:
+        return publish_claims._least_needed([Claim(each, InodeNo(9)) for each in targets]).target
+
+    assert least("s3://b/a", "s3://b/a/x", "s3://b/a/z", "s3://b/ab") == "s3://b/ab"
+    assert least("s3://b/a", "s3://b/a") == "s3://b/a"
+    assert least("s3://b/a/x", "s3://b/c", "s3://b/a") == "s3://b/c"
 
 
 async def nothing_to_list(_directory: InodeNo) -> None:
