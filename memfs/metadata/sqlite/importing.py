@@ -14,37 +14,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import sqlite3
-import stat
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memfs.errors import CorruptDataError, MetadataError, NoSpaceError, UsageError
 from memfs.exit_codes import ExitCode
 from memfs.linux.files import sync_directory
-from memfs.metadata.columns import Alike, Shape, decode, pick
+from memfs.metadata.columns import decode, pick
 from memfs.metadata.foreign import Conflict
 from memfs.metadata.records import Usage
 from memfs.metadata.sqlite import foreign_schema
 from memfs.metadata.sqlite.check import RECOUNT, SUM_OF_SIZES
 from memfs.metadata.sqlite.creation import LEASE_NAME, create_journals
-from memfs.metadata.sqlite.exporting import (
-    BATCH_SHAPE,
-    BLOB_SHAPE,
-    CONTENT_SHAPE,
-    DENTRY_SHAPE,
-    DIRECTORY_SHAPE,
-    FORM_SHAPE,
-    GONE_SHAPE,
-    INODE_SHAPE,
-    MISSING_SHAPE,
-    OBJECT_SHAPE,
-    PERHAPS,
-    PUBLISHED_SHAPE,
-    SYMLINK_SHAPE,
-    XATTR_SHAPE,
-)
+from memfs.metadata.sqlite.exporting import CONTENT_SHAPE, INODE_SHAPE, PERHAPS
 from memfs.metadata.sqlite.field_schema import BUILDING, FIELDS, NAME_FIELD
 from memfs.metadata.sqlite.format import (
     FOREIGN_NUMBER,
@@ -53,6 +36,8 @@ from memfs.metadata.sqlite.format import (
     read_format,
     write_format,
 )
+from memfs.metadata.sqlite.import_faults import require_whole
+from memfs.metadata.sqlite.import_rows import TAKERS, alike, insert_rows
 from memfs.metadata.sqlite.journals import JOURNAL_NAMES
 from memfs.metadata.sqlite.lease import FIRST_ID, IdLease
 from memfs.metadata.sqlite.opening import FILE_NAME
@@ -74,8 +59,6 @@ if TYPE_CHECKING:
 
     from memfs.metadata.columns import Columns
     from memfs.metadata.foreign import Source
-
-    Taker = Callable[[sqlite3.Connection, Columns, str], None]
 
 CACHE_KIB = 256 << 10
 """For tables without indexes and then for these: what does not fit is sorted on the disk."""
@@ -103,9 +86,6 @@ _TEMPORARY = (
     "create temp table missing (ino integer primary key, size integer)",
     "create temp table batch_size (key text primary key, size_bytes integer) without rowid",
 )
-_LITERAL_NUMBER_MAX = 1 << 62
-_LITERAL_TEXT = re.compile(r"[A-Za-z0-9_:./=-]{0,64}")
-"""Texts that a statement may have amid it, even from the hand of an attacker."""
 _STORE_OF_KEY = "substr(key, 1, instr(key, ':') - 1)"
 """The name of the store in an address (`memfs.addresses`)."""
 _STORES = f"""
@@ -249,7 +229,7 @@ class StateBuilder:
             if (contents := tables.pop(CONTENT_SHAPE.name, None)) is not None:
                 self._take_contents(contents, name)
             for table, columns in tables.items():
-                if (take := _TAKERS.get(table)) is not None:
+                if (take := TAKERS.get(table)) is not None:
                     take(self._need(), columns, name)
 
     def _take_contents(self, columns: Columns, name: str) -> None:
@@ -271,12 +251,12 @@ class StateBuilder:
         if waiting is None:
             return
         *attributes, pins, codecs = waiting.columns
-        none = _alike(0, pins)
-        now_ns = _alike(waiting.now_ns, pins)
+        none = alike(0, pins)
+        now_ns = alike(waiting.now_ns, pins)
         # Without raw file and packed form.
         columns = [*attributes, none, blobs or none, none, pins, codecs, now_ns, none]
         with _contradicting(waiting.name):
-            _insert(self._need(), "insert into inode", columns)
+            insert_rows(self._need(), "insert into inode", columns)
 
     def has_xattrs(self, names: Sequence[bytes]) -> bool:
         """Return whether any inode that was added has an xattr of one of these names."""
@@ -389,9 +369,7 @@ class StateBuilder:
                from form join temp.batch_size as size on size.key = form.key
                where offset is not null group by size.key"""
         )
-        for sentence, query in _REFUSALS:
-            if (row := connection.execute(query).fetchone()) is not None:
-                raise CorruptDataError("the export is not whole: " + sentence.format(*row))
+        require_whole(connection)
 
     def _paths_of_missing(self, limit: int) -> list[bytes]:
         """Return paths of files that have lost their bytes."""
@@ -473,159 +451,6 @@ def require_empty(state_dir: Path) -> None:
             f"{state_dir} is not empty, it holds {foreign[0]!r}: name a new one with --state",
             ExitCode.STATE_UNUSABLE,
         )
-
-
-# --- taking rows ---------------------------------------------------------------------------------
-def _insert(connection: sqlite3.Connection, verb: str, columns: Sequence[Sequence[Any]]) -> None:
-    """Insert the rows that some columns make; what is alike in all is in the statement.
-
-    Args:
-        verb: Up to the values.
-        columns: One of them, at least, is not `Alike`, or has as many values as there are rows.
-    """
-    texts = [
-        _literal(column[0]) if isinstance(column, Alike) and column else None for column in columns
-    ]
-    bound = [column for column, text in zip(columns, texts, strict=True) if text is None]
-    if not bound:
-        texts[0], bound = None, [columns[0]]
-    values = ", ".join("?" if text is None else text for text in texts)
-    connection.executemany(f"{verb} values ({values})", zip(*bound, strict=True))
-
-
-def _alike(value: object, column: Sequence[Any]) -> Alike:
-    """Return a column that has one value, as long as another one."""
-    return Alike([value] * len(column))
-
-
-def _literal(value: object) -> str | None:
-    """Return how a statement writes a value; None: it does not."""
-    if value is None:
-        return "null"
-    if isinstance(value, int) and abs(value) < _LITERAL_NUMBER_MAX:
-        return str(value)
-    if isinstance(value, str) and _LITERAL_TEXT.fullmatch(value):
-        return f"'{value}'"
-    return None
-
-
-def _take_xattrs(connection: sqlite3.Connection, columns: Columns, name: str) -> None:
-    # The mount indexes them while it serves, as those of a state that was migrated.
-    picked = pick(columns, list(XATTR_SHAPE.kinds), name)
-    key, typed = _alike(0, picked[0]), _alike(None, picked[0])
-    _insert(connection, "insert into xattr", [*picked, key, typed])
-
-
-def _taker(table: str, shape: Shape, verb: str = "insert") -> Taker:
-    names = list(shape.kinds)
-    text = f"{verb} into {table} ({', '.join(names)})"
-
-    def take(connection: sqlite3.Connection, columns: Columns, name: str) -> None:
-        _insert(connection, text, pick(columns, names, name))
-
-    return take
-
-
-# Two files may share a blob, and two parts a batch.
-_TAKERS: dict[str, Taker] = {
-    XATTR_SHAPE.name: _take_xattrs,
-    SYMLINK_SHAPE.name: _taker("symlink", SYMLINK_SHAPE),
-    DENTRY_SHAPE.name: _taker("dentry", DENTRY_SHAPE),
-    BLOB_SHAPE.name: _taker("blob", BLOB_SHAPE, "insert or ignore"),
-    FORM_SHAPE.name: _taker("form", FORM_SHAPE, "insert or ignore"),
-    BATCH_SHAPE.name: _taker("temp.batch_size", BATCH_SHAPE, "insert or ignore"),
-    MISSING_SHAPE.name: _taker("temp.missing", MISSING_SHAPE),
-    OBJECT_SHAPE.name: _taker("foreign_object", OBJECT_SHAPE),
-    DIRECTORY_SHAPE.name: _taker("foreign_directory", DIRECTORY_SHAPE),
-    GONE_SHAPE.name: _taker("foreign_gone", GONE_SHAPE, "insert or ignore"),
-    PUBLISHED_SHAPE.name: _taker("published", PUBLISHED_SHAPE),
-}
-
-_FILE = f"mode & {0o170000} = {stat.S_IFREG}"
-_CONFLICTS = ", ".join(f"'{conflict.value}'" for conflict in Conflict)
-_DIRECTORY = f"mode & {0o170000} = {stat.S_IFDIR}"
-_REFUSALS = (
-    (
-        "the root directory is missing",
-        f"""select 1 where not exists (
-                select 1 from inode where ino = {ROOT_INODE} and {_DIRECTORY})""",
-    ),
-    (
-        "the name {!r} leads to inode {}, which is missing",
-        "select name, ino from dentry where ino not in (select ino from inode) limit 1",
-    ),
-    (
-        "the name {!r} is in inode {}, which is no directory",
-        f"""select name, parent from dentry
-            where parent not in (select ino from inode where {_DIRECTORY}) limit 1""",
-    ),
-    (
-        "inode {} has no name",
-        f"""select ino from inode where ino <> {ROOT_INODE}
-            and ino not in (select ino from dentry) limit 1""",
-    ),
-    (
-        "inode {} has blob {}, which is missing",
-        """select ino, blob from inode where blob <> 0 and (
-               blob not in (select blob from blob)
-               or blob not in (select blob from form)) limit 1""",
-    ),
-    (
-        "blob {} belongs to no file",
-        "select blob from blob where blob not in (select blob from inode) limit 1",
-    ),
-    (
-        "the object {} of many files is missing",
-        """select key from form where offset is not null
-           and key not in (select key from batch) limit 1""",
-    ),
-    (
-        "the object {!r} of source {} belongs to inode {}, which is no file",
-        f"""select key, source, ino from foreign_object
-            where ino not in (select ino from inode where {_FILE}) limit 1""",
-    ),
-    (
-        "the object {!r} is of source {}, which is missing",
-        """select key, source from foreign_object
-           where source not in (select source from source) limit 1""",
-    ),
-    (
-        "the key {!r} is gone from source {}, which is missing",
-        """select key, source from foreign_gone
-           where source not in (select source from source) limit 1""",
-    ),
-    (
-        "the prefix {!r} of source {} is that of inode {}, which is no directory",
-        f"""select prefix, source, ino from foreign_directory
-            where ino not in (select ino from inode where {_DIRECTORY}) limit 1""",
-    ),
-    (
-        "the prefix {!r} is of source {}, which is missing",
-        """select prefix, source from foreign_directory
-           where source not in (select source from source) limit 1""",
-    ),
-    (
-        "inode {}, of {} bytes, was made of the object {!r}, of {} bytes",
-        """select inode.ino, inode.size, o.key, o.size from inode join foreign_object as o
-           on o.ino = inode.ino and o.generation = inode.generation
-           where o.size <> inode.size limit 1""",
-    ),
-    (
-        "the object {!r} has the impossible state {}, {}, {!r}",
-        f"""select key, ours, current, conflict from foreign_object where ours not in (0, 1)
-            or current not in (0, 1) or conflict not in ({_CONFLICTS})
-            or generation < 0 limit 1""",
-    ),
-    (
-        "the published object {!r} is not below {!r}",
-        """select url, target from published
-           where substr(url, 1, length(target) + 1) <> target || '/' limit 1""",
-    ),
-    (
-        "source {} is of inode {}, which never was",
-        f"select source, root from source where root < {ROOT_INODE} limit 1",
-    ),
-)
 
 
 @contextlib.contextmanager
