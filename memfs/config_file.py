@@ -12,8 +12,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import enum
-import itertools
-import json
 import os
 import re
 import stat
@@ -33,9 +31,8 @@ from memfs.config import (
     SnapshotRule,
 )
 from memfs.errors import InvalidValueError, UsageError
-from memfs.sizes import format_duration, format_size, parse_duration, parse_size
+from memfs.sizes import parse_duration, parse_size
 from memfs.types import DRIVERS, READER, ROLES
-from memfs.urls import url_without_secrets
 
 if typing.TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -77,8 +74,8 @@ class Key(NamedTuple):
     @property
     def general(self) -> str:
         """The same for all stores: `stores.NAME.name`; else as `dotted`."""
-        if self.section.startswith(_STORES):
-            return f"{_STORES}{STORE_WORD}.{self.name}"
+        if self.section.startswith(STORES):
+            return f"{STORES}{STORE_WORD}.{self.name}"
         return self.dotted
 
 
@@ -92,7 +89,9 @@ class Range(NamedTuple):
 STORE_WORD = "NAME"
 """Stands for the name of a store, where its keys are described."""
 
-_STORES = "stores."
+STORES = "stores."
+"""What sections of named stores begin with."""
+
 _STORE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,30}")
 
 _DAY_S = 86400.0
@@ -168,11 +167,11 @@ RANGES: dict[str, Range] = {
 """Bounds by dotted key: bytes, seconds or plain numbers."""
 
 RANGES |= {
-    key.replace("glacier", f"{_STORES}{STORE_WORD}"): bounds
+    key.replace("glacier", f"{STORES}{STORE_WORD}"): bounds
     for key, bounds in RANGES.items()
     if key.startswith("glacier.")
 } | {
-    f"{_STORES}{STORE_WORD}.{name}": RANGES[f"quotas.{name}"]
+    f"{STORES}{STORE_WORD}.{name}": RANGES[f"quotas.{name}"]
     for name in ("upload_rate", "download_rate")
 }
 
@@ -219,8 +218,8 @@ def load_config(file: Path | None, overrides: Mapping[str, str] | None = None) -
             if key.section == section and key.dotted in values
         }
         made = _section_type(section)(**chosen)
-        if section.startswith(_STORES):
-            sections["stores"][section.removeprefix(_STORES)] = made
+        if section.startswith(STORES):
+            sections["stores"][section.removeprefix(STORES)] = made
         else:
             sections[section] = made
     _check_stores(sections["stores"])
@@ -231,7 +230,7 @@ def load_config(file: Path | None, overrides: Mapping[str, str] | None = None) -
 
 def _store_names(dotted: Iterable[str]) -> list[str]:
     """Return the names of stores in dotted keys, in the order in which they are told."""
-    found = (key.removeprefix(_STORES).partition(".") for key in dotted if key.startswith(_STORES))
+    found = (key.removeprefix(STORES).partition(".") for key in dotted if key.startswith(STORES))
     return list(dict.fromkeys(name for name, dot, _ in found if dot))
 
 
@@ -260,64 +259,17 @@ def _check_stores(stores: Mapping[str, NamedStoreConfig]) -> None:
     for name, store in stores.items():
         if not _STORE_NAME.fullmatch(name) or name == DEFAULT_NAME:
             raise UsageError(
-                f"[{_STORES}{name}]: not a name for a store: write up to 31 of a-z, 0-9, - and _, "
+                f"[{STORES}{name}]: not a name for a store: write up to 31 of a-z, 0-9, - and _, "
                 f"and another one than {DEFAULT_NAME}, which is that of [glacier]"
             )
         if store.url is None:
-            raise UsageError(f'[{_STORES}{name}] needs url, such as url = "s3://bucket/prefix"')
+            raise UsageError(f'[{STORES}{name}] needs url, such as url = "s3://bucket/prefix"')
         other = urls.setdefault(store.url.rstrip("/"), name)
         if other != name:
             raise UsageError(
-                f"[{_STORES}{name}] and [{_STORES}{other}] have the same url: give each its own "
+                f"[{STORES}{name}] and [{STORES}{other}] have the same url: give each its own "
                 "prefix"
             )
-
-
-_HIDDEN = "# hidden: "
-"""Begins the line of an option in `config_text` that may be a secret."""
-
-OPTIONS_TOLD = ("anon", "endpoint_url", "region", "region_name", "use_ssl")
-"""Options of the object store that hold no secret, and may be shown."""
-
-
-def config_text(config: Config) -> str:
-    """Return a configuration as TOML that `load_config` reads as the same, but for secrets.
-
-    Options of the object store may be secrets: of all but `OPTIONS_TOLD` a comment has the name;
-    see `hidden_options`.
-    """
-    lines: list[str] = []
-    for section, fields in itertools.groupby(keys([*config.stores]), lambda key: key.section):
-        tables: list[str] = []
-        lines += [f"[{section}]"]
-        values = (
-            config.stores[section.removeprefix(_STORES)]
-            if section.startswith(_STORES)
-            else getattr(config, section)
-        )
-        for key in fields:
-            value = getattr(values, key.field)
-            if value is None:
-                lines.append(f"# {key.name} is not set")
-            elif key.kind is KeyKind.RULES:
-                tables += [line for rule in value for line in _rule_lines(rule)]
-            elif isinstance(value, dict):
-                tables += [f"[{key.dotted}]", *map(_option_line, value.items())]
-            else:
-                lines.append(f"{key.name} = {_value_text(key, value)}")
-        lines += [*tables, ""]
-    return "\n".join(lines)
-
-
-def hidden_options(text: str) -> list[str]:
-    """Return what a text of `config_text` does not show, such as `glacier.options.key`."""
-    found, table = [], ""
-    for line in text.splitlines():
-        if line.startswith("["):
-            table = line.strip("[]")
-        elif line.startswith(_HIDDEN):
-            found.append(f"{table}.{json.loads(line.removeprefix(_HIDDEN))}")
-    return found
 
 
 def with_policy(policy: PolicyConfig, texts: Mapping[str, str]) -> PolicyConfig:
@@ -338,49 +290,6 @@ def with_policy(policy: PolicyConfig, texts: Mapping[str, str]) -> PolicyConfig:
     return dataclasses.replace(policy, **chosen)
 
 
-def policy_texts(policy: PolicyConfig = PolicyConfig()) -> dict[str, str]:  # noqa: B008 - frozen
-    """Return the values of a policy by name, as `with_policy` takes them."""
-    return {
-        key.name: _value_text(key, getattr(policy, key.field)).strip('"')
-        for key in keys()
-        if key.section == "policy"
-    }
-
-
-def _option_line(option: tuple[str, object]) -> str:
-    name, value = option
-    if name in OPTIONS_TOLD and isinstance(value, str | int):
-        told = _quoted(url_without_secrets(value)) if isinstance(value, str) else _plain(value)
-        return f"{_quoted(name)} = {told}"
-    return f"{_HIDDEN}{_quoted(name)}"
-
-
-def _value_text(key: Key, value: object) -> str:
-    """Return a value as TOML has it; quantities in units where that loses nothing."""
-    if isinstance(value, tuple):
-        return f"[{', '.join(map(_quoted, value))}]"
-    if isinstance(value, str):
-        return _quoted(url_without_secrets(value) if key.name == "url" else value)
-    if isinstance(value, bool):
-        return _plain(value)
-    assert isinstance(value, int | float)
-    text = format_size(int(value)) if key.kind is KeyKind.SIZE else format_duration(value)
-    try:
-        is_exact = key.kind in (KeyKind.SIZE, KeyKind.DURATION) and _converted(key, text) == value
-    except InvalidValueError:
-        is_exact = False
-    return _quoted(text) if is_exact else _plain(value)
-
-
-def _plain(value: float) -> str:
-    return str(value).lower()
-
-
-def _quoted(text: str) -> str:
-    # A JSON text is a basic string of TOML, but for DEL.
-    return json.dumps(text).replace("\x7f", "\\u007f")
-
-
 def keys(stores: Sequence[str] = (STORE_WORD,)) -> list[Key]:
     """Return every key, by section in the order of `Config`.
 
@@ -391,7 +300,7 @@ def keys(stores: Sequence[str] = (STORE_WORD,)) -> list[Key]:
     names: list[str] = []
     for field in dataclasses.fields(Config):
         is_many = field.name == "stores"
-        names += [f"{_STORES}{name}" for name in stores] if is_many else [field.name]
+        names += [f"{STORES}{name}" for name in stores] if is_many else [field.name]
     for section in names:
         section_type = _section_type(section)
         hints = typing.get_type_hints(section_type)
@@ -427,7 +336,7 @@ def _name_and_kind(field: str, plain: type) -> tuple[str, KeyKind]:
 
 
 def _section_type(name: str) -> type:
-    if name.startswith(_STORES):
+    if name.startswith(STORES):
         return NamedStoreConfig
     section_type = typing.get_type_hints(Config)[name]
     assert isinstance(section_type, type)
@@ -467,12 +376,12 @@ def _read_file(file: Path | None) -> dict[str, object]:
             for store, inner in content.items():
                 if not isinstance(inner, dict):
                     raise UsageError(
-                        f"{file}: {store!r} in [stores]: write [{_STORES}{store}], and its keys "
+                        f"{file}: {store!r} in [stores]: write [{STORES}{store}], and its keys "
                         "below"
                     )
                 if not inner:
-                    raise UsageError(f"{file}: [{_STORES}{store}] is empty: it needs url")
-                values.update({f"{_STORES}{store}.{name}": each for name, each in inner.items()})
+                    raise UsageError(f"{file}: [{STORES}{store}] is empty: it needs url")
+                values.update({f"{STORES}{store}.{name}": each for name, each in inner.items()})
             continue
         values.update({f"{section}.{name}": value for name, value in content.items()})
     return values
@@ -503,9 +412,9 @@ def _find_key(known: Mapping[str, Key], dotted: str, place: str) -> Key:
     if (key := known.get(dotted)) is not None:
         return key
     section, _, name = dotted.partition(".")
-    if dotted.startswith(_STORES):
+    if dotted.startswith(STORES):
         store, _, name = name.partition(".")
-        section = f"{_STORES}{store}"
+        section = f"{STORES}{store}"
     of_section = {key.name: key for key in known.values() if key.section == section}
     by_field = {key.field: key.name for key in of_section.values()}
     if name.startswith("options.") and "options" in of_section:
@@ -540,7 +449,7 @@ def _from_text(key: Key, text: str) -> object:
 
 def _convert(key: Key, value: object, place: str) -> object:
     try:
-        converted = _converted(key, value)
+        converted = value_of(key, value)
     except InvalidValueError as error:
         raise UsageError(f"{place}: {key.dotted}: {error}") from None
     if (bounds := RANGES.get(key.general)) is not None:
@@ -559,7 +468,7 @@ def _convert(key: Key, value: object, place: str) -> object:
     return converted
 
 
-def _converted(key: Key, value: object) -> object:
+def value_of(key: Key, value: object) -> object:
     """Return the value of the dataclass field; `InvalidValueError` if it is of the wrong kind."""
     match key.kind, value:
         case KeyKind.SIZE, str() | int():
@@ -582,7 +491,7 @@ def _converted(key: Key, value: object) -> object:
             return tuple(map(_rule, value))
         case KeyKind.TEXTS, list() if all(isinstance(each, str) for each in value):
             return tuple(value)
-    is_secret = key.section in ("glacier", "encryption") or key.section.startswith(_STORES)
+    is_secret = key.section in ("glacier", "encryption") or key.section.startswith(STORES)
     shown = "" if is_secret else f", not {value!r}"
     raise InvalidValueError(f"must be {_KIND_WORDS[key.kind]}{shown}")
 
@@ -609,17 +518,6 @@ def _rule(value: object) -> SnapshotRule:
     if not keep and not within_s:
         raise InvalidValueError("a rule that keeps nothing: write keep = 24, or keep_within")
     return SnapshotRule(every_s, keep, within_s, tuple(sorted(labels.items())))
-
-
-def _rule_lines(rule: SnapshotRule) -> list[str]:
-    labels = ", ".join(f"{_quoted(key)} = {_quoted(value)}" for key, value in rule.keep_label)
-    return [
-        "[[snapshots.rule]]",
-        f"every = {_quoted(format_duration(rule.every_s))}",
-        f"keep = {rule.keep}",
-        f"keep_within = {_quoted(format_duration(rule.keep_within_s))}",
-        f"keep_label = {{ {labels} }}",
-    ]
 
 
 _KIND_WORDS = {

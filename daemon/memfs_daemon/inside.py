@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from memfs.config_file import config_text
+from memfs.config_text import config_text
 from memfs.control.typed import encode
 
 if TYPE_CHECKING:

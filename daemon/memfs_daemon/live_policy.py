@@ -11,7 +11,8 @@ import json
 import logging
 from typing import TYPE_CHECKING
 
-from memfs.config_file import policy_texts, with_policy
+from memfs.config_file import with_policy
+from memfs.config_text import policy_texts
 from memfs.errors import InvalidValueError, UsageError
 
 if TYPE_CHECKING:

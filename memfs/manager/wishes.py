@@ -12,7 +12,8 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from memfs.config_file import hidden_options, keys, load_config
+from memfs.config_file import keys, load_config
+from memfs.config_text import hidden_options
 from memfs.control.client import ControlUnavailableError
 from memfs.errors import UsageError
 

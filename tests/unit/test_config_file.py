@@ -16,7 +16,8 @@ from memfs.config import (
     PolicyConfig,
     SnapshotRule,
 )
-from memfs.config_file import RANGES, KeyKind, config_text, hidden_options, keys, load_config
+from memfs.config_file import RANGES, KeyKind, keys, load_config
+from memfs.config_text import config_text, hidden_options
 from memfs.errors import UsageError
 from memfs.sizes import parse_duration, parse_size
 

@@ -22,6 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("memfs.policy", "memfs.prediction", "memfs.query", "memfs.namespace"),
     ("memfs.metrics",),
     ("memfs.config_file",),
+    ("memfs.config_text",),
     ("memfs.linux",),
     ("memfs.hot",),
     ("memfs.codecs", "memfs.encryption"),
