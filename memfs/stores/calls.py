@@ -8,18 +8,16 @@ No two of them write one object at a time.
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
 import contextlib
 import threading
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
 from memfs.errors import StoreError, StoreUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import Callable, Iterator
 
 T = TypeVar("T")
 
@@ -171,29 +169,6 @@ class _Turns:
         """Wait until no thread writes any more; returns whether that came in time."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._taken, wait_s)
-
-
-def run_in_loop(fs: Any, function: Callable[[], Coroutine[Any, Any, T]]) -> T:  # noqa: ANN401
-    """Run one coroutine of an asynchronous file system of fsspec in its thread, and wait for it.
-
-    It is cancelled when nobody waits for the call any more that this thread is in.
-
-    Raises:
-        TransferStoppedError: It was.
-    """
-    loop = fs.loop
-    future = asyncio.run_coroutine_threadsafe(function(), loop)
-
-    def end(after_s: float) -> None:
-        loop.call_soon_threadsafe(loop.call_later, after_s, future.cancel)
-
-    try:
-        with ended_by(end):
-            return future.result()
-    except concurrent.futures.CancelledError:
-        raise TransferStoppedError("the request was given up") from None
-    finally:
-        future.cancel()
 
 
 class BlockingCalls:

@@ -9,6 +9,8 @@ their blocking methods, from worker threads.
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import contextlib
 import errno as codes
 import functools
@@ -43,7 +45,7 @@ from memfs.stores.calls import (
     BlockingCalls,
     TransferProgress,
     TransferStoppedError,
-    run_in_loop,
+    ended_by,
 )
 from memfs.stores.disk import write_all_at
 from memfs.stores.kept_options import KeptOptions
@@ -598,6 +600,29 @@ class FsspecStore:
         ):
             return unanswered(error, f"{cause}; check the store and the network")
         return StoreError(f"{cause} ({type(error).__name__}); check glacier.url and its options")
+
+
+def run_in_loop(fs: Any, function: Callable[[], Coroutine[Any, Any, T]]) -> T:  # noqa: ANN401
+    """Run one coroutine of an asynchronous file system of fsspec in its thread, and wait for it.
+
+    It is cancelled when nobody waits for the call any more that this thread is in.
+
+    Raises:
+        TransferStoppedError: It was.
+    """
+    loop = fs.loop
+    future = asyncio.run_coroutine_threadsafe(function(), loop)
+
+    def end(after_s: float) -> None:
+        loop.call_soon_threadsafe(loop.call_later, after_s, future.cancel)
+
+    try:
+        with ended_by(end):
+            return future.result()
+    except concurrent.futures.CancelledError:
+        raise TransferStoppedError("the request was given up") from None
+    finally:
+        future.cancel()
 
 
 def gathered(source: ByteSource, size: int, callback: UploadCallback) -> Iterator[bytes]:

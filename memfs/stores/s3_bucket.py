@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from s3fs.core import _error_wrapper
 
-from memfs.stores.calls import run_in_loop
+from memfs.stores.objects import run_in_loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
