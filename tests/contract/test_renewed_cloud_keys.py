@@ -205,7 +205,7 @@ async def test_clients_that_are_not_used_any_more_are_closed(
 
 def living(kind: type) -> int:
     gc.collect()
-    return sum(isinstance(each, kind) for each in gc.get_objects())
+    return sum(type(each) is kind for each in gc.get_objects())
 
 
 async def test_renewed_keys_of_azure_leave_no_clients_in_memory(

@@ -44,7 +44,7 @@ class KeyFile:
         self.config = replace(
             SMALL_FRAMES,
             glacier=GlacierConfig(
-                url=f"s3://{BUCKET}/p", options=options, credentials=f"file:{path}", timeout_s=10.0
+                url=f"s3://{BUCKET}/p", options=options, credentials=f"file:{path}", timeout_s=60.0
             ),
         )
 
@@ -125,7 +125,7 @@ async def test_azure_takes_the_key_that_is_in_its_file_now(
     config = NamedStoreConfig(
         url=f"az://{READY}/{tmp_path.name}",
         credentials=f"file:{path}",
-        timeout_s=30.0,
+        timeout_s=60.0,
     )
     store = open_remote_store(with_credentials(config, "stores.x", {}), tmp_path)
     (tmp_path / "a").write_bytes(b"0123456789")

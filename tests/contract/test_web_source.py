@@ -123,7 +123,8 @@ async def test_a_server_that_fails_has_not_lost_a_file(web: WebServer, status: i
         for call in (lambda: store.read(found, 0, 5), lambda: store.look_at("a.csv")):
             with pytest.raises(StoreUnavailableError):
                 await call()
-        web.statuses["set/a.csv"] = [status]
+    web.statuses["set/a.csv"] = [status]
+    async with opened(web) as store:
         assert (await store.look_at("a.csv")).size == 10
 
 
