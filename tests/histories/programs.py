@@ -290,6 +290,8 @@ def run_writer(place: Place, recorder: Recorder, name: str, rng: random.Random) 
     writer = Writer(place, recorder, name, rng)
     while place.reach():
         if not writer.begin():
+            # The root of a dead mount can be opened by what the kernel has cached.
+            time.sleep(AGAIN_S)
             continue
         while writer.step():
             if place.is_over():
