@@ -444,3 +444,47 @@ def tier_of(path: Path) -> str:
         return os.getxattr(path, "user.memfs.tier").decode()
     except OSError as error:
         return str(error)
+
+
+def test_left_behind_and_mounted_again(pair: Pair) -> None:
+    """It copies all names anew; what it had of former bytes goes from its disk."""
+    for number in range(4):
+        (pair.writer.root / f"f{number}").write_bytes(b"first" * 1000)
+    pair.upload()
+    before = [(pair.reader.root / f"f{number}").read_bytes() for number in range(4)]
+    assert before == [b"first" * 1000] * 4
+    raw_files = [path for path in (pair.reader.state / "raw").rglob("*") if path.is_file()]
+    assert raw_files
+    pair.reader.stop()
+    pair.database.execute("update node set beat = now() - interval '2 h' where role = 'reader'")
+    # It may have applied more than it has told.
+    [(seq,)] = pair.database.execute("select seq from node where role = 'writer'")
+    first_lacked = seq + 1
+
+    def is_behind() -> bool:
+        # Changes of the writer find out, and remove those that only the reader lacks.
+        (pair.writer.root / "more").write_text("more")
+        (pair.writer.root / "more").unlink()
+        fd = os.open(pair.writer.root, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        nodes = json.loads(run_memfs("node", "list", "--json", pair.database.url))
+        kept = pair.database.execute(f"select 1 from change where seq <= {first_lacked}")
+        return bool(nodes[1]["state"] == "behind" and not kept)
+
+    (pair.writer.root / "f0").write_bytes(b"second" * 1000)
+    (pair.writer.root / "f1").unlink()
+    (pair.writer.root / "made").mkdir()
+    (pair.writer.root / "f2").rename(pair.writer.root / "made" / "moved")
+    wait_for(is_behind, "the reader is left behind")
+    pair.upload()
+    pair.reader.start()
+    assert listing(pair.reader.root) == listing(pair.writer.root)
+    assert (pair.reader.root / "f0").read_bytes() == b"second" * 1000
+    assert (pair.reader.root / "made" / "moved").read_bytes() == b"first" * 1000
+    told = run_memfs("node", "list", pair.database.url).splitlines()
+    assert told[0].startswith("first: writes, ")
+    assert told[2].startswith("second: reads, live, ")
+    wait_for(lambda: not any(path.exists() for path in raw_files), "former raw files are removed")
