@@ -2,6 +2,10 @@
 
     .venv/bin/python tools/dependencies.py lock      write locks/*.txt with the newest versions that
                                                      pyproject.toml lets in; takes half a minute
+    .venv/bin/python tools/dependencies.py lowest DIRECTORY
+                                                     make an environment there with the lowest
+                                                     versions that pyproject.toml lets in, to test
+                                                     with: DIRECTORY/bin/python -m pytest tests/unit
     .venv/bin/python tools/dependencies.py outdated  list what has a newer version; exits with 1 if
                                                      pyproject.toml shuts one out
 
@@ -32,6 +36,8 @@ EXTRAS = {
     "mount": ("s3", "pyfuse3"),
 }
 """That of pyproject.toml, by lock; the build's own requirements are in each."""
+LOWEST = (*DAEMON, "values", "aio", "web")
+"""What is tested with its lowest versions; the tools of the tests are new ones."""
 TOOLS = ("uv>=0.13,<0.14",)
 """Takes hashes from the index, where pip-tools downloaded each file to hash it: more than 15
 minutes."""
@@ -48,6 +54,23 @@ def lock() -> None:
         if name != LARGEST:
             names = read_entries(_compile(extras, "--constraint", str(constraints)))
             _write(name, {each: blocks[each] for each in blocks if each in names})
+
+
+def lowest(directory: Path) -> None:
+    """Make an environment with the lowest versions, and this tree."""
+    found = read_entries(_compile(LOWEST, "--resolution", "lowest-direct"))
+    directory.mkdir(parents=True)
+    chosen = directory / "lowest.txt"
+    chosen.write_text("".join(f"{entry}\n" for entry in found.values()))
+    wanted = directory / "requirements.txt"
+    wanted.write_text(_compile((*LOWEST, "dev"), "--constraint", str(chosen)))
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", directory], check=True)
+    python = directory / "bin/python"
+    install = [_uv(), "pip", "install", "--quiet", "--python", python, "--requirement", wanted]
+    subprocess.run(install, check=True)
+    packages = directory / f"lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
+    sources = (ROOT, ROOT / "daemon", ROOT / "tools")
+    (packages / "memfs.pth").write_text("".join(f"{source}\n" for source in sources))
 
 
 def _compile(extras: tuple[str, ...], *options: str) -> str:
@@ -133,6 +156,8 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["lock"]:
             lock()
+        case ["lowest", directory]:
+            lowest(Path(directory))
         case ["outdated"]:
             sys.exit(0 if outdated() else 1)
         case _:

@@ -17,10 +17,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
+import gcsfs.retry
 import google.auth.exceptions
 import requests.exceptions
 from gcsfs.core import GCSFileSystem
-from gcsfs.retry import HttpError, NonRetryableError
+from gcsfs.retry import HttpError
 
 from memfs.errors import MemfsError, ObjectMissingError, StoreError, StoreUnavailableError
 from memfs.stores.kept_options import joined
@@ -44,6 +45,11 @@ if TYPE_CHECKING:
     from memfs.stores.parts import PartSlots
     from memfs.stores.source import ObjectPage
     from memfs.stores.store import ByteSource
+
+_REFUSALS: tuple[type[Exception], ...] = (
+    (gcsfs.retry.NonRetryableError,) if hasattr(gcsfs.retry, "NonRetryableError") else ()
+)
+"""What gcsfs makes of 401 since 2026.2; before, it is an `HttpError` with that code."""
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
 """Neither metadata nor a condition."""
@@ -129,7 +135,7 @@ class GcsStore(FsspecStore):
     def _is_refused(self, error: Exception) -> bool:
         if isinstance(error, google.auth.exceptions.GoogleAuthError):
             return not isinstance(error, google.auth.exceptions.TransportError)
-        return isinstance(error, NonRetryableError) or _is_forbidden(error)
+        return isinstance(error, _REFUSALS) or _is_forbidden(error)
 
     def _connect_anew(self) -> None:
         # The session goes on: each request takes what it shows from here.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -92,3 +93,32 @@ def test_what_is_outdated_is_told_with_what_the_bounds_say(
     assert dependencies.outdated() is all_let_in
     verdict = "`lock` takes it" if all_let_in else "shut out by <2"
     assert capsys.readouterr().out == f"blake3 1.0.0 -> {latest}: {verdict}\n"
+
+
+def test_the_lowest_versions_are_chosen_first_and_hold_for_what_the_tests_need(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[tuple[tuple[str, ...], tuple[str, ...]]] = []
+    run: list[list[str]] = []
+
+    def compile_(extras: tuple[str, ...], *options: str) -> str:
+        asked.append((extras, options))
+        return "click==8.2.0\n" if "lowest-direct" in options else "click==8.2.0\npytest==9.0\n"
+
+    def note(command: list[object], **_: object) -> None:
+        run.append([str(each) for each in command])
+        version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+        (tmp_path / "low/lib" / version / "site-packages").mkdir(parents=True, exist_ok=True)
+
+    monkeypatch.setattr(dependencies, "_compile", compile_)
+    monkeypatch.setattr(dependencies, "_uv", lambda: "uv")
+    monkeypatch.setattr(subprocess, "run", note)
+    dependencies.lowest(tmp_path / "low")
+    (extras, _), (with_tests, (_, constraints)) = asked
+    assert with_tests == (*extras, "dev")
+    assert set(dependencies.DAEMON) <= set(extras)
+    assert Path(constraints).read_text() == "click==8.2.0\n"
+    assert run[-1][-1] == str(tmp_path / "low/requirements.txt")
+    assert "pytest==9.0" in Path(run[-1][-1]).read_text()
+    [sources] = (tmp_path / "low").rglob("memfs.pth")
+    assert str(ROOT / "daemon") in sources.read_text().split()

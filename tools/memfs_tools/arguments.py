@@ -23,7 +23,14 @@ _EMPTY = "the path is empty; name one, or `.` for the working directory"
 """An empty word is most often a variable of a script that is not set, and not that directory."""
 
 
-class PlacePath(click.ParamType[Path]):
+if TYPE_CHECKING:
+    _PathType = click.ParamType[Path]
+else:
+    # It takes no argument before click 8.4.
+    _PathType = click.ParamType
+
+
+class PlacePath(_PathType):
     """A path that is not looked at: `click.Path` asks for its attributes, whatever it is for."""
 
     name = "path"

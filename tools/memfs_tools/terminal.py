@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from memfs.escaping import escape_text
+
+if TYPE_CHECKING:
+    from typing import TextIO
 
 
 def tell(line: str) -> None:
@@ -33,6 +38,15 @@ def tell_path0(path: str) -> None:
 def complain(message: str) -> None:
     """Print one line on standard error: `memfs: MESSAGE`."""
     click.echo(f"memfs: {escape_text(message)}", err=True)
+
+
+def is_error_shown() -> bool:
+    """Return whether standard error is a terminal, also while a bar is drawn there.
+
+    What rich puts in its place meanwhile does not say so before version 15.
+    """
+    stream: TextIO = getattr(sys.stderr, "rich_proxied_file", sys.stderr)
+    return stream.isatty()
 
 
 def tell_json(content: object, *, indent: int | None = 2) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-import sys
 import threading
 import time
 from collections import Counter
@@ -22,7 +21,7 @@ from memfs.errors import MemfsError, UsageError
 from memfs.exit_codes import ExitCode
 from memfs.sizes import format_count, format_size
 from memfs_tools.mounts import find_mount_above
-from memfs_tools.terminal import complain
+from memfs_tools.terminal import complain, is_error_shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -317,7 +316,7 @@ class TreeWork:
             if outcome == "waiting":
                 self._totals.waits_for, pause_s = reason, self._poll_times.waiting_poll_s
                 self._totals.timed_out = self._is_over()
-        if self._totals.waits_for and not self._told_waiting and not sys.stderr.isatty():
+        if self._totals.waits_for and not self._told_waiting and not is_error_shown():
             # A bar shows it otherwise, with all reasons that follow.
             self._told_waiting = True
             complain(f"files wait: {self._totals.waits_for}")
@@ -418,7 +417,7 @@ def moves_watched(
     poll_s: float = POLL_TIMES.moves_poll_s,
 ) -> Iterator[None]:
     """Show in the block how far the moves are: a call that waits for a large file is silent."""
-    if hidden or not sys.stderr.isatty():
+    if hidden or not is_error_shown():
         yield
         return
     ended = threading.Event()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,7 +17,14 @@ def show_instant(instant_ns: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(instant_ns // 1_000_000_000))
 
 
-class Instant(click.ParamType[int]):
+if TYPE_CHECKING:
+    _InstantType = click.ParamType[int]
+else:
+    # It takes no argument before click 8.4.
+    _InstantType = click.ParamType
+
+
+class Instant(_InstantType):
     """An instant to come: how long it takes until then, or a date, in ns since the epoch."""
 
     name = "instant"
