@@ -159,12 +159,17 @@ class ReadingFilesystem(Filesystem):
         self, parent: InodeNo, name: bytes, caller: Caller | None = None
     ) -> Entry | None:
         """LOOKUP."""
-        entry = await super().lookup(parent, name, caller)
-        if entry is None:
-            await self._recency.see()
+        entry: Entry | None = None
+        try:
             entry = await super().lookup(parent, name, caller)
-        if entry is not None and caller is not None:
-            self._recency.note_found(entry.inode.ino, caller)
+            if entry is None:
+                await self._recency.see()
+                entry = await super().lookup(parent, name, caller)
+        finally:
+            if caller is not None and entry is not None:
+                self._recency.note_found(entry.inode.ino, caller)
+            elif caller is not None:
+                self._recency.note_missed(caller)
         if entry is not None and entry.inode.ino in self._outdated:
             node = self._choose_node(entry.inode)
             if node != entry.inode.ino:

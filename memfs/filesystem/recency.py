@@ -49,6 +49,9 @@ Guess: a walk without requests takes microseconds, unless its processor is taken
 WRITTEN_WAIT_S = 2.0
 """A file that another node writes is waited for so long: it may just have been closed there."""
 
+WALK_S_MAX = 2.0
+"""A walk anew takes so long at most: each name is a request that waits for nobody. Guess."""
+
 REFUSED_COUNT_MAX = 4096
 """Threads remembered that walk anew; some 1 MB."""
 
@@ -90,9 +93,11 @@ class Log(Protocol):
 class _Refused:
     """A thread that was refused, and walks anew."""
 
-    __slots__ = ("found", "ino")
+    __slots__ = ("found", "ino", "until_s")
 
-    def __init__(self, ino: InodeNo) -> None:
+    def __init__(self, ino: InodeNo, until_s: float) -> None:
+        self.until_s = until_s
+        """Later, by trio's clock, it has begun something else."""
         self.ino = ino
         """What it had come to."""
         self.found = ino
@@ -180,6 +185,14 @@ class Recency:
             self._settled = self._told.popleft().number
         return self._settled
 
+    def note_missed(self, caller: Caller) -> None:
+        """A walk of a thread has ended at a name that leads nowhere: its next one is another one.
+
+        Names that the next one looks up may be older than its beginning.
+        """
+        if self._refused:
+            self._refused.pop(caller.pid, None)
+
     def note_found(self, ino: InodeNo, caller: Caller) -> None:
         """A thread has looked up a name that leads to an inode."""
         if self._refused and (refused := self._refused.get(caller.pid)) is not None:
@@ -209,7 +222,11 @@ class Recency:
             StaleInodeError: The path may lead elsewhere by now.
         """
         refused = self._refused.pop(caller.pid, None)
-        is_anew = refused is not None and ino in (refused.ino, refused.found)
+        is_anew = (
+            refused is not None
+            and ino in (refused.ino, refused.found)
+            and trio.current_time() <= refused.until_s
+        )
         since = self._seen_by_walks()
         number = await self.see()
         if not is_anew and self._log.name_changes.lost_a_name(ino, since):
@@ -221,7 +238,7 @@ class Recency:
 
     def walk_anew(self, ino: InodeNo, caller: Caller) -> StaleInodeError:
         """Return the error that has the kernel walk the path of an open anew, once."""
-        self._refused[caller.pid] = _Refused(ino)
+        self._refused[caller.pid] = _Refused(ino, trio.current_time() + WALK_S_MAX)
         return StaleInodeError(f"inode {ino}: a name of it leads elsewhere by now")
 
     async def forget_pages(self) -> None:

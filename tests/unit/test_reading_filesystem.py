@@ -305,6 +305,21 @@ def no_tree(node: InodeNo) -> Never:
     raise AssertionError(f"node {node} is not inside of .memfs")
 
 
+def test_a_name_that_leads_nowhere_ends_a_walk_anew(reader: Reader) -> None:
+    world = reader.world
+    old, other = (write_file(world, name, b"") for name in (b"old", b"other"))
+    reader.commit(lambda: remove(world, b"old"))
+    with pytest.raises(Refusal):
+        reader.open(old)
+    lookup = reader.filesystem.lookup
+    assert world.request(lookup(ROOT_INODE, b"old", Thread())) is None
+    assert world.request(lookup(ROOT_INODE, b"other", Thread())) is not None
+    reader.commit(lambda: taken(other, b"other"))
+    with pytest.raises(Refusal) as caught:
+        reader.open(other)
+    assert caught.value.errno == errno.ESTALE
+
+
 CHANGES: dict[str, tuple[Any, ...]] = {
     "create": (Thread(), ROOT_INODE, b"n", 0o644, os.O_WRONLY),
     "create_unnamed": (Thread(), ROOT_INODE, 0o644, os.O_RDWR),

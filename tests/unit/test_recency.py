@@ -19,7 +19,7 @@ from memfs.errors import (
     StaleInodeError,
     WrittenElsewhereError,
 )
-from memfs.filesystem.recency import GRACE_S, WRITTEN_WAIT_S, Recency
+from memfs.filesystem.recency import GRACE_S, WALK_S_MAX, WRITTEN_WAIT_S, Recency
 from memfs.metadata.records import Inode, InodeFlags
 from memfs.metadata.shared.applying import Aspect, Effects
 from memfs.types import NO_BLOB, NO_RAW, ROOT_INODE, Generation, InodeNo, RawId
@@ -152,6 +152,23 @@ async def test_a_walk_anew_may_end_elsewhere(node: Node) -> None:
         assert await node.is_refused(FILE)
         node.recency.note_found(found, Thread())
         assert await node.is_refused(OTHER) == (found == DIRECTORY)
+
+
+async def test_a_walk_that_has_ended_is_not_taken_for_the_next_one(
+    node: Node, autojump_clock: trio.testing.MockClock
+) -> None:
+    """By a name that leads nowhere, or long ago: the next one looks up what may be too old."""
+    for ends in (lambda: node.recency.note_missed(Thread()), None):
+        node.log.commit(taken(FILE))
+        assert await node.is_refused()
+        if ends is None:
+            await trio.sleep(WALK_S_MAX + 1)
+        else:
+            ends()
+        node.recency.note_found(OTHER, Thread())
+        node.log.commit(taken(OTHER))
+        assert await node.is_refused(OTHER)
+        assert not await node.is_refused(OTHER)
 
 
 async def test_names_of_other_files_refuse_nobody_and_directories_all(node: Node) -> None:
