@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import trio
 
 from memfs.errors import MemfsError, ObjectMissingError
+from memfs.linux.files import NotPlainError, open_regular
 from memfs.linux.memory import (
     PageLock,
     PageLockError,
@@ -246,8 +247,8 @@ class Residency:
     def ram_bytes(self, path: Path) -> int:
         """Return how much of a file is in the page cache; 0 if it is gone."""
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
+            fd = open_regular(path, os.O_RDONLY)
+        except (FileNotFoundError, NotPlainError):
             return 0
         try:
             return cachestat(fd).resident_bytes

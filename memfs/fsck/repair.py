@@ -18,7 +18,7 @@ import shutil
 from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.errors import ObjectMissingError
-from memfs.linux.files import sync_directory
+from memfs.linux.files import open_regular, sync_directory
 from memfs.metadata.records import MoveKind
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.metadata.sqlite.format import begin_repair, end_repair, refuse_shared
@@ -111,7 +111,8 @@ def _copy_away(state_dir: Path, lost_found: LostFound) -> Path:
         copy = lost_found.root / f"metadata-{number}"
         copy.mkdir(mode=0o700)
         for path in metadata_files(state_dir):
-            with (copy / path.name).open("xb") as target, path.open("rb") as source:
+            opened = open_regular(path, os.O_RDONLY)
+            with open(opened, "rb") as source, (copy / path.name).open("xb") as target:
                 shutil.copyfileobj(source, target)
                 target.flush()
                 os.fsync(target.fileno())

@@ -37,7 +37,7 @@ from memfs.errors import (
     ObjectChangedError,
     StaleInodeError,
 )
-from memfs.linux.files import give_owner, sync_directory, take_lease
+from memfs.linux.files import give_owner, open_regular, sync_directory, take_lease
 from memfs.linux.times import storable_ns
 from memfs.metadata.records import MoveKind
 from memfs.moves.attempt import recorded, sources_of
@@ -233,7 +233,7 @@ def _etag_of(status: os.stat_result) -> str:
 def _link(parts: MoveParts, row: ForeignObject, path: Path, raw: RawId) -> int:
     """Give a file a second name, that of a raw file; returns its `st_blocks`."""
     with disk_errors(str(path)):
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = open_regular(path, os.O_RDWR)
         try:
             _check_alone(fd, row.name)
             status = os.fstat(fd)
@@ -269,7 +269,7 @@ def _unlink(moved: _Moved, raw_store: RawStore) -> None:
     row, path, raw = moved
     with disk_errors(str(path)):
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = open_regular(path, os.O_RDWR)
         except FileNotFoundError:
             return
         try:
@@ -332,7 +332,7 @@ def _put(raw_path: Path | None, target: Path) -> None:
         # Complete under a name of its own, and then at once.
         part = target.with_name(f".memfs-release-{os.getpid()}")
         part.unlink(missing_ok=True)
-        source = os.open(raw_path, os.O_RDONLY | os.O_CLOEXEC)
+        source = open_regular(raw_path, os.O_RDONLY)
         try:
             fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import signal
+import stat
 import struct
 
 from memfs.linux.libc import LIBC, last_error
@@ -40,6 +41,72 @@ _SYNC_FILE_RANGE_WRITE = 2
 """linux/fs.h"""
 _syncfs = LIBC.syncfs
 _syncfs.argtypes = (ctypes.c_int,)
+
+
+class NotPlainError(OSError):
+    """A pipe, a device, a socket or a directory has the name of a plain file."""
+
+
+def open_regular(
+    path: str | os.PathLike[str],
+    flags: int,
+    mode: int = 0o600,
+    *,
+    dir_fd: int | None = None,
+    follows: bool = False,
+) -> int:
+    """Open a plain file, and nothing else that has its name meanwhile.
+
+    A pipe in its place would keep the caller waiting for ever, and a device may give bytes for
+    ever. A lease is waited for, as in open(2).
+
+    Args:
+        path: Where the file is.
+        flags: As of open(2); O_CLOEXEC and O_NONBLOCK are added, which change nothing of such a
+            file, and O_NOFOLLOW.
+        mode: That of a new file.
+        dir_fd: What a relative path begins at; None: the working directory.
+        follows: It may be a symbolic link, as in /proc/self/fd.
+
+    Raises:
+        NotPlainError: Something else is there.
+        OSError: As of open(2).
+    """
+    safe = os.O_CLOEXEC | os.O_NONBLOCK | (0 if follows else os.O_NOFOLLOW)
+    try:
+        fd = os.open(path, flags | safe, mode, dir_fd=dir_fd)
+    except BlockingIOError:
+        # A lease breaks (fcntl(2)), which only plain files have.
+        return _open_leased(path, flags, safe & ~os.O_NONBLOCK, dir_fd)
+    except OSError as error:
+        if error.errno in (errno.ENXIO, errno.EISDIR):
+            raise _not_plain(path) from None
+        raise
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise _not_plain(path)
+    return fd
+
+
+def _open_leased(path: str | os.PathLike[str], flags: int, safe: int, dir_fd: int | None) -> int:
+    # Opened by what it is, so that nothing can take its place before the wait begins.
+    place = os.open(path, os.O_PATH | safe, dir_fd=dir_fd)
+    try:
+        if not stat.S_ISREG(os.fstat(place).st_mode):
+            raise _not_plain(path)
+        return os.open(f"/proc/self/fd/{place}", flags & ~os.O_CREAT | os.O_CLOEXEC)
+    finally:
+        os.close(place)
+
+
+def read_regular(path: str | os.PathLike[str]) -> bytes:
+    """Return all bytes of a plain file; raises as `open_regular`."""
+    with open(open_regular(path, os.O_RDONLY), "rb") as file:
+        return file.read()
+
+
+def _not_plain(path: str | os.PathLike[str]) -> NotPlainError:
+    return NotPlainError(errno.EIO, "no plain file", os.fspath(path))
 
 
 class FallocateMode(enum.IntFlag):

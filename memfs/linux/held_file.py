@@ -10,6 +10,8 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from memfs.linux.files import open_regular
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -25,8 +27,7 @@ def make_holders(state_dir: Path) -> int:
     Raises:
         OSError: It cannot be made, or is a symbolic link.
     """
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    return os.open(state_dir / HOLDERS_NAME, flags, 0o600)
+    return open_regular(state_dir / HOLDERS_NAME, os.O_RDWR | os.O_CREAT)
 
 
 def take_hold(path: Path, wait_s: float) -> int:
@@ -43,7 +44,7 @@ def take_hold(path: Path, wait_s: float) -> int:
         OSError: It is not there, or may not be opened. BlockingIOError: one held it alone for so
             long.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    fd = open_regular(path, os.O_RDONLY)
     deadline_s = time.monotonic() + wait_s
     try:
         while True:

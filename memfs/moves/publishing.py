@@ -53,7 +53,7 @@ from memfs.moves.publish_uploads import (
     list_uploads,
     note_upload,
 )
-from memfs.stores.disk import disk_errors, write_all_at
+from memfs.stores.disk import disk_errors, open_plain, write_all_at
 from memfs.stores.parts import PART_CONCURRENCY
 from memfs.stores.publishing import PublicAttributes, content_type_of
 from memfs.stores.store import PART_BYTES
@@ -164,7 +164,7 @@ class Publication:
 
         def open_part() -> Opened:
             with disk_errors(str(path)):
-                return open_file(os.open(path, os.O_RDONLY | os.O_CLOEXEC), path)
+                return open_file(open_plain(path), path)
 
         async def check(_digest: bytes) -> None:
             await trio.lowlevel.checkpoint()

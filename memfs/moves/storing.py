@@ -28,7 +28,7 @@ from memfs.errors import CorruptDataError
 from memfs.moves.coding import unlock
 from memfs.moves.streaming import is_short
 from memfs.stores.contents import object_name, open_content
-from memfs.stores.disk import disk_errors, write_all
+from memfs.stores.disk import disk_errors, open_plain, write_all
 from memfs.stores.reading import PackedFile
 from memfs.stores.store import PART_BYTES
 from memfs.types import Place
@@ -206,7 +206,7 @@ async def _fetched(
 
 def _verify_fetched(parts: MoveParts, path: Path, name: str, stored: Sequence[Stored]) -> None:
     with disk_errors(str(path)):
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = open_plain(path, follows=True)
     try:
         for form, blob in stored:
             trio.from_thread.check_cancelled()

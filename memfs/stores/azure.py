@@ -30,6 +30,7 @@ from memfs.errors import (
     StoreUnavailableError,
     UsageError,
 )
+from memfs.stores.disk import open_source
 from memfs.stores.objects import (
     RENEW_PAUSE_S,
     FsspecStore,
@@ -188,7 +189,7 @@ class AzureStore(FsspecStore):
     def _put(self, key: str, source: Path, callback: UploadCallback) -> None:
         blob = self._blob(key)
         tier = {"standard_blob_tier": self._tier} if self._tier else {}
-        with source.open("rb") as file:
+        with open_source(source) as file:
             size = os.fstat(file.fileno()).st_size
             if size <= WHOLE_BYTES_MAX:
                 data = io.BytesIO(file.read())

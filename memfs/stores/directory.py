@@ -26,6 +26,7 @@ from memfs.stores.disk import (
     clone_file,
     disk_errors,
     open_plain,
+    open_source,
     read_fully,
     write_all,
 )
@@ -103,7 +104,7 @@ class DirectoryStore:
             with (
                 self._errors(f"put {key}"),
                 Draft(temporary, path, self._tree) as draft,
-                source.open("rb", buffering=0) as opened,
+                open_source(source) as opened,
             ):
                 synced_bytes = 0
 

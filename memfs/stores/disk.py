@@ -8,10 +8,9 @@ from __future__ import annotations
 import contextlib
 import errno as codes
 import os
-import stat
 import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, BinaryIO, Self
 
 from memfs.errors import (
     CorruptDataError,
@@ -21,7 +20,13 @@ from memfs.errors import (
     ObjectMissingError,
     StoreError,
 )
-from memfs.linux.files import seek_span, share_blocks, sync_directory
+from memfs.linux.files import (
+    NotPlainError,
+    open_regular,
+    seek_span,
+    share_blocks,
+    sync_directory,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -92,17 +97,16 @@ def open_plain(path: str | os.PathLike[str], *, follows: bool = False) -> int:
         CorruptDataError: Something else than a plain file is there.
         OSError: As of open(2).
     """
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follows else os.O_NOFOLLOW)
     try:
-        fd = os.open(path, flags)
-    except OSError as error:
-        if error.errno == codes.ENXIO:
-            raise CorruptDataError(f"{os.fsdecode(path)} is no plain file") from error
-        raise
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise CorruptDataError(f"{os.fsdecode(path)} is no plain file")
-    return fd
+        return open_regular(path, os.O_RDONLY, follows=follows)
+    except NotPlainError as error:
+        raise CorruptDataError(f"{os.fsdecode(path)} is no plain file") from error
+
+
+def open_source(path: Path) -> BinaryIO:
+    """Open a local file that is to be stored elsewhere; raises as `open_plain`."""
+    # A file in memory is told by its path in /proc.
+    return open(open_plain(path, follows=True), "rb")
 
 
 def write_all(fd: int, data: bytes | memoryview) -> None:
@@ -182,7 +186,11 @@ def equal_files(first: Path, second: Path, on_step: Callable[[], None]) -> bool:
     Raises:
         ObjectMissingError: One of them is gone.
     """
-    with disk_errors(f"{first}, {second}"), first.open("rb", 0) as one, second.open("rb", 0) as two:
+    with (
+        disk_errors(f"{first}, {second}"),
+        open(open_plain(first), "rb", 0) as one,
+        open(open_plain(second), "rb", 0) as two,
+    ):
         while True:
             on_step()
             data = one.read(COMPARED_BYTES)

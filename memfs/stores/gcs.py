@@ -24,6 +24,7 @@ from gcsfs.core import GCSFileSystem
 from gcsfs.retry import HttpError
 
 from memfs.errors import MemfsError, ObjectMissingError, StoreError, StoreUnavailableError
+from memfs.stores.disk import open_source
 from memfs.stores.kept_options import joined
 from memfs.stores.objects import (
     RENEW_PAUSE_S,
@@ -149,7 +150,7 @@ class GcsStore(FsspecStore):
         return self._wait(functools.partial(self._fs._call, method, path, *arguments, **options))
 
     def _put(self, key: str, source: Path, callback: UploadCallback) -> None:
-        with source.open("rb") as file:
+        with open_source(source) as file:
             size = os.fstat(file.fileno()).st_size
             if size <= PART_BYTES:
                 stored = self._put_small(key, file.read())

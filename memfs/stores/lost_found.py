@@ -16,7 +16,7 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from memfs.linux.files import sync_directory
+from memfs.linux.files import open_regular, read_regular, sync_directory
 from memfs.stores.disk import disk_errors
 
 if TYPE_CHECKING:
@@ -106,7 +106,10 @@ class LostFound:
             return
         with disk_errors(str(self.root)):
             self.root.mkdir(mode=0o700, exist_ok=True)
-            with (self.root / OBJECTS_NAME).open("a", encoding="ascii") as file:
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+            with open(
+                open_regular(self.root / OBJECTS_NAME, flags, 0o666), "a", encoding="ascii"
+            ) as file:
                 file.writelines(lines)
                 file.flush()
                 os.fsync(file.fileno())
@@ -115,7 +118,7 @@ class LostFound:
     def objects(self) -> list[tuple[str, int]]:
         """Return the keys and sizes that were noted."""
         try:
-            text = (self.root / OBJECTS_NAME).read_text(encoding="ascii", errors="replace")
+            text = read_regular(self.root / OBJECTS_NAME).decode("ascii", "replace")
         except FileNotFoundError:
             return []
         pairs = [line.rpartition(" ") for line in text.splitlines()]

@@ -27,7 +27,7 @@ import blake3
 from memfs.codecs.shuffle import shuffle
 from memfs.errors import StoreError
 from memfs.stores.container import SeekTable, checksum, choose_frame_bytes
-from memfs.stores.disk import disk_errors, path_of, translate_error, write_all
+from memfs.stores.disk import disk_errors, open_plain, path_of, translate_error, write_all
 from memfs.stores.envelope import Encryption, Envelope
 from memfs.stores.zeros import ZeroRuns
 
@@ -104,7 +104,7 @@ def pack_file(
         StoreError: The source cannot be read, or changed its size meanwhile.
     """
     with disk_errors(str(source)):
-        source_fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+        source_fd = open_plain(source)
         try:
             size = os.fstat(source_fd).st_size
             frame_bytes = choose_frame_bytes(size, frame_bytes)

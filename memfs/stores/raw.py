@@ -14,8 +14,13 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from memfs.errors import MemfsError, ObjectMissingError, StoreError
-from memfs.linux.files import spread_subdirectories, sync_directory
+from memfs.errors import CorruptDataError, MemfsError, ObjectMissingError, StoreError
+from memfs.linux.files import (
+    NotPlainError,
+    open_regular,
+    spread_subdirectories,
+    sync_directory,
+)
 from memfs.stores.disk import disk_errors, translate_error
 from memfs.types import RawId
 
@@ -195,14 +200,19 @@ class RawStore:
         return target
 
     def open(self, raw: RawId, flags: int = os.O_RDWR) -> int:
-        """Return a descriptor of an existing raw file; O_CLOEXEC is added.
+        """Return a descriptor of an existing raw file; flags as `linux.files.open_regular`.
 
         Raises:
             ObjectMissingError: No raw file has that id.
+            CorruptDataError: Something else than a plain file is there.
         """
         try:
-            safe = os.O_CLOEXEC | os.O_NOFOLLOW
-            return os.open(_relative_path(raw), flags | safe, dir_fd=self._root_fd)
+            return open_regular(_relative_path(raw), flags, dir_fd=self._root_fd)
+        except NotPlainError as error:
+            raise CorruptDataError(
+                f"{self.path(raw)} is no plain file: move it away, and restore the file from a "
+                "backup, or run memfs fsck"
+            ) from error
         except OSError as error:
             raise self._error(error, raw) from error
 

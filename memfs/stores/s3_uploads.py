@@ -15,6 +15,7 @@ import itertools
 import math
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from memfs.stores.disk import open_source
 from memfs.stores.objects import gathered
 from memfs.stores.parts import PART_CONCURRENCY
 from memfs.stores.s3_bodies import NO_WISH, Part, UploadWish
@@ -61,7 +62,7 @@ class Uploads:
         """Upload a file."""
         size = source.stat().st_size
         part_bytes = part_bytes_of(size)
-        with source.open("rb") as file:
+        with open_source(source) as file:
             if size > 2 * part_bytes:
                 parts = iter(functools.partial(file.read, part_bytes), b"")
                 self.put_parts(key, parts, callback)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.codecs.recognition import HEAD_BYTES, is_compressed, tensor_item_bytes
 from memfs.codecs.shuffle import shuffle
-from memfs.stores.disk import disk_errors, read_fully
+from memfs.stores.disk import disk_errors, open_plain, read_fully
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,7 +59,7 @@ def judge(source: Path, codec: Codec) -> Verdict:
         ObjectMissingError, StoreError: It cannot be read.
     """
     with disk_errors(str(source)):
-        fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+        fd = open_plain(source)
         try:
             head = read_fully(fd, HEAD_BYTES, 0)
             if is_compressed(head):

@@ -23,7 +23,7 @@ from memfs.errors import (
     StoreUnavailableError,
 )
 from memfs.linux.times import TIME_NS_MAX, TIME_NS_MIN, storable_ns
-from memfs.stores.disk import clone_file, disk_errors, write_all_at
+from memfs.stores.disk import clone_file, disk_errors, open_plain, write_all_at
 from memfs.stores.parts import PART_CONCURRENCY
 from memfs.stores.store import PART_BYTES
 from memfs.stores.sums import Sum, best_of, sum_of, sum_of_file
@@ -444,7 +444,7 @@ class SourceStore:
 
         def copy() -> None:
             with disk_errors(str(path)):
-                source = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                source = open_plain(path)
                 try:
                     clone_file(source, fd, on_progress)
                 finally:

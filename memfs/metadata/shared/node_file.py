@@ -15,6 +15,7 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.errors import StateDamagedError
+from memfs.linux.files import open_regular, read_regular
 from memfs.metadata.sqlite.format import NODE_NAME
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class NodeFile:
             StateDamagedError: It cannot be read.
         """
         try:
-            content = json.loads(self._path.read_bytes())
+            content = json.loads(read_regular(self._path))
             epochs = tuple(map(int, content["epochs"]))
             role = Role(content.get("role", Role.WRITER))
             return Membership(str(content["mount"]), epochs, role)
@@ -79,7 +80,7 @@ class NodeFile:
         content = json.dumps({"mount": mount_id, "epochs": epochs, "role": role})
         data = content.encode().ljust(_BYTES - 1) + b"\n"
         assert len(data) == _BYTES, content
-        fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fd = open_regular(self._path, os.O_WRONLY | os.O_CREAT)
         try:
             os.pwrite(fd, data, 0)
             os.fsync(fd)

@@ -14,6 +14,8 @@ import sqlite3
 import threading
 from typing import TYPE_CHECKING
 
+from memfs.linux.files import open_regular
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -31,7 +33,7 @@ class Checkpointer:
         # The first read opens the log, which has to exist before it can be opened here.
         self._connection.execute("select count(*) from state").fetchone()
         wal_path = database_path.with_name(database_path.name + "-wal")
-        self._wal_fd = os.open(wal_path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        self._wal_fd = open_regular(wal_path, os.O_RDWR)
         self._idle = threading.Event()
         """No run is under way."""
         self._idle.set()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from memfs.errors import StateDamagedError, UsageError
 from memfs.exit_codes import ExitCode
-from memfs.linux.files import sync_directory
+from memfs.linux.files import open_regular, read_regular, sync_directory
 from memfs.types import STATE_ID_BYTES, StateId
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def read_format(state_dir: Path, *, shared: bool = False) -> int | None:
     """
     path = state_dir / FILE_NAME
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_regular(path))
         number, engine = content["format"], content["engine"]
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -93,7 +93,7 @@ def read_state_id(state_dir: Path) -> StateId | None:
     """
     path = state_dir / FILE_NAME
     try:
-        text = json.loads(path.read_bytes()).get("id")
+        text = json.loads(read_regular(path)).get("id")
         if text is None:
             return None
         state_id = bytes.fromhex(text)
@@ -131,7 +131,7 @@ def _node_refusal(state_dir: Path) -> UsageError:
 
 def read_is_shared(state_dir: Path) -> bool:
     """Return whether a directory with a format belongs to a node of a shared mount."""
-    content = json.loads((state_dir / FILE_NAME).read_bytes())
+    content = json.loads(read_regular(state_dir / FILE_NAME))
     return bool(content["engine"] == SHARED_ENGINE_NAME)
 
 
@@ -191,7 +191,7 @@ def refuse_half_repaired(state_dir: Path) -> None:
 
 
 def _write(path: Path, content: str, flags: int) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
+    fd = open_regular(path, os.O_WRONLY | flags)
     try:
         os.write(fd, (content + "\n").encode())
         os.fsync(fd)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memfs.errors import CorruptDataError, MetadataError, NoSpaceError, UsageError
 from memfs.exit_codes import ExitCode
-from memfs.linux.files import sync_directory
+from memfs.linux.files import open_regular, sync_directory
 from memfs.metadata.columns import decode, pick
 from memfs.metadata.foreign import Conflict
 from memfs.metadata.records import Usage
@@ -481,7 +481,7 @@ def _contradicting(name: str) -> Iterator[None]:
 
 
 def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    fd = open_regular(path, os.O_RDWR)
     try:
         os.fsync(fd)
     finally:

@@ -20,6 +20,7 @@ import struct
 import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
+from memfs.linux.files import open_regular
 from memfs.types import STATE_ID_BYTES
 
 if TYPE_CHECKING:
@@ -97,8 +98,7 @@ class Journal:
             OSError: The file cannot be opened; FileNotFoundError if it is missing.
         """
         self.path = path
-        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
-        self._fd = os.open(path, flags, 0o600)
+        self._fd = open_regular(path, os.O_RDWR | (os.O_CREAT if create else 0))
         self.fingerprint = 0
         self.first_sequence = 0
         """Sequence that the header itself takes, entries follow; 0: there is no valid header."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.errors import StateDamagedError, UsageError
 from memfs.exit_codes import ExitCode
+from memfs.linux.files import open_regular
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,7 +64,7 @@ class IdLease:
         """
         self._count = count
         try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            self._fd = open_regular(path, os.O_RDWR)
         except FileNotFoundError:
             raise StateDamagedError(f"{path} is missing", str(path.parent)) from None
         try:
@@ -118,8 +119,7 @@ class IdLease:
         """
         slot = _SLOT.pack(turn, first, first, 1)
         sector = (slot + _CHECKSUM.pack(zlib.crc32(slot))).ljust(_SLOT_BYTES, b"\0")
-        path.touch(mode=0o600)
-        with path.open("wb") as file:
+        with open(open_regular(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
             file.write(2 * sector)
             file.flush()
             os.fsync(file.fileno())

@@ -36,6 +36,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import xxhash
 
+from memfs.linux.files import open_regular, read_regular
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -108,7 +110,7 @@ class PageSums:
     # --- opening ---------------------------------------------------------------------------------
     def _load(self) -> None:
         try:
-            data = self.path.read_bytes()
+            data = read_regular(self.path)
         except FileNotFoundError:
             return
         for offset in _SLOT_OFFSETS:
@@ -148,7 +150,7 @@ class PageSums:
             return logged
         size = self._page_bytes
         number = 0
-        with self._database_path.open("rb", buffering=0) as file:
+        with open(open_regular(self._database_path, os.O_RDONLY), "rb", 0) as file:
             while chunk := file.read(_READ_BYTES // size * size):
                 for offset in range(0, len(chunk), size):
                     number += 1
@@ -166,7 +168,7 @@ class PageSums:
     def _logged_pages(self) -> set[int] | str:
         """Return the pages of the covered part of the log, or what is wrong with it, a phrase."""
         try:
-            fd = os.open(self._log_path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = open_regular(self._log_path, os.O_RDONLY)
         except FileNotFoundError:
             self._log_is_new = True
             return set()
@@ -236,8 +238,7 @@ class PageSums:
             self.give_up()
 
     def _begin(self, page_bytes: int) -> None:
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._fd = os.open(self.path, flags, 0o600)
+        self._fd = open_regular(self.path, os.O_RDWR | os.O_CREAT)
         if not self.known or self._page_bytes != page_bytes:
             self._page_bytes = page_bytes
             self.covered = Covered()
@@ -271,7 +272,7 @@ class PageSums:
         """
         fd = self._held.get(path)
         if fd is None:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = open_regular(path, os.O_RDONLY)
             self._held[path] = fd
         return fd
 
@@ -321,7 +322,7 @@ class PageSums:
     def _note_log(self, journal_sequence: int) -> None:
         index = os.pread(self._hold(self._index_path), _INDEX_HEADER.size, 0)
         frame_count, indexed = _INDEX_HEADER.unpack(index)
-        fd = os.open(self._log_path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = open_regular(self._log_path, os.O_RDONLY)
         try:
             header = os.pread(fd, _LOG_HEADER.size, 0)
             if len(header) < _LOG_HEADER.size or header[16:24] != indexed:
@@ -409,7 +410,7 @@ class PageSums:
         """
         if not self.path.exists():
             return
-        fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = open_regular(self.path, os.O_RDWR)
         try:
             for offset in _SLOT_OFFSETS:
                 os.pwrite(fd, bytes(_SLOT.size), offset)

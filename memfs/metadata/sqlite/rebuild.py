@@ -20,7 +20,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from memfs.errors import MetadataError, UsageError
-from memfs.linux.files import sync_directory
+from memfs.linux.files import open_regular, sync_directory
 from memfs.metadata.sqlite.creation import LEASE_NAME, create_tables, tables_of
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.metadata.sqlite.format import FILE_NAME as FORMAT_NAME
@@ -252,7 +252,7 @@ def _salvage(path: Path, number: int, now_ns: int, told: list[str]) -> None:
     finally:
         source.close()
         target.close()
-    with new.open("rb") as file:
+    with open(open_regular(new, os.O_RDONLY), "rb") as file:
         os.fsync(file.fileno())
     new.rename(_salvaged(path))
     sync_directory(path.parent)

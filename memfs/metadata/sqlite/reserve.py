@@ -9,6 +9,8 @@ import contextlib
 import os
 from typing import TYPE_CHECKING
 
+from memfs.linux.files import open_regular
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -30,9 +32,7 @@ class Reserve:
                     disk.f_bavail * disk.f_frsize < 2 * self._size_bytes
                 ):
                     return False
-                fd = os.open(
-                    self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
-                )
+                fd = open_regular(self._path, os.O_RDWR | os.O_CREAT)
                 try:
                     os.posix_fallocate(fd, 0, self._size_bytes)
                 finally:
