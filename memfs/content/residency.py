@@ -6,6 +6,7 @@ capacity; a file is held at most once. This is the one owner of that account.
 
 from __future__ import annotations
 
+import concurrent.futures
 import enum
 import logging
 import mmap
@@ -49,6 +50,9 @@ HELD_COUNT_MAX = 65_536
 
 RELEASE_INLINE_BYTES_MAX = 16 << 20
 """Unlocking up to this size is done at once; larger ones in a thread (1 GiB: some 10 ms)."""
+
+RELEASE_S_MAX = 2.0
+"""So long a removal waits for the thread: it may be at other large files. Guess."""
 
 _LOCK_THREADS = 2
 
@@ -176,6 +180,8 @@ class Residency:
         self._lock_limit_bytes = lock_limit()
         self._threads = trio.CapacityLimiter(_LOCK_THREADS)
         self._releaser = ThreadPoolExecutor(1, thread_name_prefix="memfs-unlock")
+        self._releasing: concurrent.futures.Future[None] | None = None
+        """The last release that was given to the thread."""
 
     # --- questions -------------------------------------------------------------------------------
     @property
@@ -323,13 +329,22 @@ class Residency:
         if held.charged_bytes <= RELEASE_INLINE_BYTES_MAX and not drop_pages:
             self._unlock(held, drop_pages)
         else:
-            self._releaser.submit(self._unlock, held, drop_pages)
+            self._releasing = self._releaser.submit(self._unlock, held, drop_pages)
+
+    async def wait_released(self) -> None:
+        """Return when the kernel has what was to be released so far; not longer than some seconds.
+
+        Checkpoint: only if that is not done yet.
+        """
+        releasing = self._releasing
+        if releasing is not None and not releasing.done():
+            await trio.to_thread.run_sync(concurrent.futures.wait, [releasing], RELEASE_S_MAX)
 
     def release_all(self) -> None:
         """Give the pages of all files back to the kernel, in a thread; the kernel keeps them."""
         for ino in list(self._held):
             if (held := self._forget(ino)) is not None:
-                self._releaser.submit(self._unlock, held, False)
+                self._releasing = self._releaser.submit(self._unlock, held, False)
 
     async def unlock(self, ino: InodeNo, drop_pages: bool) -> int:
         """Do as `release`, and wait until the kernel has the pages; returns the bytes given back.
@@ -434,14 +449,28 @@ class Residency:
 
     def _lock_one(self, raw: RawId, size: int, mappings_left: int) -> PageLock | str | None:
         try:
+            with self._raw_store.reading(raw) as check:
+                return self._lock_pages(raw, size, mappings_left, check)
+        except ObjectMissingError:
+            # Gone, or removed meanwhile.
+            return None
+
+    def _lock_pages(
+        self, raw: RawId, size: int, mappings_left: int, check: Callable[[], None]
+    ) -> PageLock | str | None:
+        def pause() -> None:
+            trio.from_thread.check_cancelled()
+            check()
+
+        try:
             fd = self._raw_store.open(raw, os.O_RDONLY)
         except ObjectMissingError:
-            return None
+            raise
         except MemfsError as error:
             return str(error)
         try:
             if mappings_left > 0:
-                return self._page_lock(fd, size, trio.from_thread.check_cancelled)
+                return self._page_lock(fd, size, pause)
             refusal = "the process has no mapping left for more files; raise vm.max_map_count"
         except PageLockError as error:
             refusal = str(error)

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import stat
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -52,6 +53,9 @@ GARBAGE_A_CALL = 256
 ROOM_FACTOR = 4
 """A disk that has so many times the size of a file free has room to replace it by another one while
 its own former bytes are still there. Guess."""
+
+READERS_S_MAX = 2.0
+"""So long a removal waits for threads that read the file; they look after each MiB or so. Guess."""
 
 REAP_COUNT_MAX = 256
 """Orphans deleted in one engine call; requests are served before the next."""
@@ -187,9 +191,19 @@ class Names(Shared):
                 while self._raw_store.exists(raw):
                     if not await self._garbage.collect_local(GARBAGE_A_CALL):
                         break
+                await self._wait_for_readers(ino, raw)
             except (MemfsError, OSError) as error:
                 # The name is gone; the mover makes the room.
                 log.info("inode %d: its space is given back later: %s", ino, error)
+
+    async def _wait_for_readers(self, ino: InodeNo, raw: RawId) -> None:
+        """Return when threads of the daemon have let go of a raw file that was removed."""
+        await self._residency.wait_released()
+        if not self._raw_store.is_read(raw):
+            return
+        waiting = partial(self._raw_store.wait_unread, raw, READERS_S_MAX)
+        if not await trio.to_thread.run_sync(waiting, abandon_on_cancel=True):
+            log.info("inode %d: its space is given back when it is not read any more", ino)
 
     async def _log_end(self, inode: Inode) -> None:
         """A name of an inode is gone: the trace is told if it was a file's last."""

@@ -369,10 +369,12 @@ async def _check_raw(parts: MoveParts, inode: Inode, blob: Blob | None, pace: Sc
     cached = parts.residency.ram_bytes(path)
     wait = partial(pace.wait, path)
     digest = None
-    if blob is None:
-        await trio.to_thread.run_sync(read_file, path, wait)
-    else:
-        digest = await trio.to_thread.run_sync(digest_file, path, wait, parts.zeros)
+    # It looks by itself whether the file is there still.
+    with parts.raw_store.reading(inode.raw):
+        if blob is None:
+            await trio.to_thread.run_sync(read_file, path, wait)
+        else:
+            digest = await trio.to_thread.run_sync(digest_file, path, wait, parts.zeros)
     if not cached:
         await trio.to_thread.run_sync(_let_go_of_pages, parts, inode.raw)
     if blob is not None and digest != blob.digest:

@@ -38,6 +38,7 @@ _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int6
 _sync_file_range = LIBC.sync_file_range
 _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 _SYNC_FILE_RANGE_WRITE = 2
+_SYNC_FILE_RANGE_WRITE_AND_WAIT = 7
 """linux/fs.h"""
 _syncfs = LIBC.syncfs
 _syncfs.argtypes = (ctypes.c_int,)
@@ -301,6 +302,20 @@ def start_writeback(fd: int, offset: int, length: int) -> None:
     Source: sync_file_range(2), SYNC_FILE_RANGE_WRITE.
     """
     if _sync_file_range(fd, offset, length, _SYNC_FILE_RANGE_WRITE) != 0:
+        raise last_error()
+
+
+def write_back(fd: int, offset: int, length: int) -> None:
+    """Write the dirty pages of `[offset, offset + length)` to the disk, and wait for that.
+
+    Makes nothing durable: what leads to the pages, and the cache of the disk, are left to fsync(2).
+
+    Raises:
+        OSError: EIO, ENOSPC.
+
+    Source: sync_file_range(2), SYNC_FILE_RANGE_WRITE_AND_WAIT.
+    """
+    if _sync_file_range(fd, offset, length, _SYNC_FILE_RANGE_WRITE_AND_WAIT) != 0:
         raise last_error()
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import trio
 
 from memfs.moves.coding import choose_coding, codec_of, encryption_of, is_under, key_of, unlock
-from memfs.moves.packing import blob_of, find_form, live_blob
+from memfs.moves.packing import blob_of, find_form, live_blob, reading_raw
 from memfs.stores.disk import disk_errors, open_plain, read_fully, write_all
 from memfs.stores.packing import pack_file
 from memfs.stores.reading import PackedFile
@@ -113,7 +113,7 @@ async def _pack(
 
         source = parts.raw_store.path(inode.raw)
         frame_bytes = parts.config.cold.frame_bytes
-        with parts.throttle.stint() as rest:
+        with reading_raw(parts, inode) as check, parts.throttle.stint(check) as rest:
             return pack_file(
                 source,
                 fd,

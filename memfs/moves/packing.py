@@ -5,6 +5,7 @@ Invariant: the packed file was decoded whole and has the raw file's digest befor
 
 from __future__ import annotations
 
+import contextlib
 import stat
 from functools import partial
 from typing import TYPE_CHECKING
@@ -18,10 +19,12 @@ from memfs.moves.attempt import recorded
 from memfs.moves.coding import choose_coding, encryption_of, unlock
 from memfs.moves.outcome import MoveOutcome, MoveResult
 from memfs.stores.packing import pack_file
+from memfs.stores.raw import RawRemovedError
 from memfs.stores.reading import PackedFile
 from memfs.types import BLOCK_BYTES, FormKind, Place
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from memfs.codecs.codec import Codec
@@ -189,6 +192,20 @@ async def blob_of(parts: MoveParts, inode: Inode, number: BlobId, summary: Packe
     return blob
 
 
+@contextlib.contextmanager
+def reading_raw(parts: MoveParts, inode: Inode) -> Iterator[Callable[[], None]]:
+    """Read a raw file for long, in a thread and in the block, as `RawStore.reading`.
+
+    Raises:
+        StaleInodeError: It was removed meanwhile, and the reader has met that by the function.
+    """
+    try:
+        with parts.raw_store.reading(inode.raw) as check:
+            yield check
+    except RawRemovedError as error:
+        raise StaleInodeError(f"inode {inode.ino}: {error}") from error
+
+
 def _write(
     parts: MoveParts,
     inode: Inode,
@@ -207,7 +224,11 @@ def _write(
         rest()
 
     source = parts.raw_store.path(inode.raw)
-    with parts.throttle.stint() as rest, parts.packed_store.draft(location) as draft:
+    with (
+        reading_raw(parts, inode) as check,
+        parts.throttle.stint(check) as rest,
+        parts.packed_store.draft(location) as draft,
+    ):
         try:
             summary = pack_file(
                 source,

@@ -73,22 +73,30 @@ class BackgroundThrottle:
             self._changed.set()
 
     @contextlib.contextmanager
-    def stint(self) -> Iterator[Callable[[], None]]:
+    def stint(self, check: Callable[[], None] | None = None) -> Iterator[Callable[[], None]]:
         """Work in a worker thread for the block, at low priority.
 
         The function that it gets is called after each piece of work; it rests, and raises
         `trio.Cancelled` if the move was given up.
+
+        Args:
+            check: Called then as well, and during a rest; may raise.
         """
         since_s = self._clock()
 
+        def stop_if_unwanted() -> None:
+            trio.from_thread.check_cancelled()
+            if check is not None:
+                check()
+
         def rest() -> None:
             nonlocal since_s
-            trio.from_thread.check_cancelled()
+            stop_if_unwanted()
             worked_s = self._clock() - since_s
             end_s = self._clock() + min(REST_S_MAX, worked_s * REST_FACTOR)
             while self.giving_way and (left_s := end_s - self._clock()) > 0:
                 self._sleep(min(left_s, LOOK_S))
-                trio.from_thread.check_cancelled()
+                stop_if_unwanted()
             since_s = self._clock()
 
         with contextlib.nullcontext() if self.urgent else low_priority():

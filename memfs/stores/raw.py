@@ -12,6 +12,7 @@ import os
 import stat
 import threading
 import time
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from memfs.errors import CorruptDataError, MemfsError, ObjectMissingError, StoreError
@@ -25,7 +26,7 @@ from memfs.stores.disk import disk_errors, translate_error
 from memfs.types import RawId
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
 DIRECTORY_BITS = 12
@@ -41,6 +42,10 @@ kernel (chmod(2)), tells the search after a crash that no program was told of it
 _MODE = 0o600
 
 _CREATE_FLAGS = os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+
+
+class RawRemovedError(ObjectMissingError):
+    """A raw file was removed while a thread read it; what it is of has moved on."""
 
 
 class RawStore:
@@ -59,6 +64,11 @@ class RawStore:
         # left entries behind that no fsync has seen.
         self._synced: set[int] = set()
         self._linked: set[int] = set()
+        self._readers_changed = threading.Condition()
+        """Guards what follows."""
+        self._reader_counts: Counter[RawId] = Counter()
+        self._removed: set[RawId] = set()
+        """Raw files that have readers, and no name any more."""
         with disk_errors(str(self.root)):
             self.root.mkdir(exist_ok=True, mode=0o700)
             sync_directory(state_dir)
@@ -251,6 +261,44 @@ class RawStore:
             return
         except OSError as error:
             raise self._error(error, raw) from error
+        with self._readers_changed:
+            if raw in self._reader_counts:
+                self._removed.add(raw)
+
+    @contextlib.contextmanager
+    def reading(self, raw: RawId) -> Iterator[Callable[[], None]]:
+        """Have a thread that reads a raw file for long, in the block, hear of its removal.
+
+        Till it closes its descriptor, or unmaps the file, the bytes stay on the disk.
+
+        Yields:
+            A function to be called after each piece; `RawRemovedError`: the file was removed.
+        """
+
+        def check() -> None:
+            if raw in self._removed:
+                raise RawRemovedError(f"raw file {raw} was removed while it was read")
+
+        with self._readers_changed:
+            self._reader_counts[raw] += 1
+        try:
+            yield check
+        finally:
+            with self._readers_changed:
+                self._reader_counts[raw] -= 1
+                if not self._reader_counts[raw]:
+                    del self._reader_counts[raw]
+                    self._removed.discard(raw)
+                    self._readers_changed.notify_all()
+
+    def is_read(self, raw: RawId) -> bool:
+        """Tell whether a thread is in `reading`."""
+        return raw in self._reader_counts
+
+    def wait_unread(self, raw: RawId, limit_s: float) -> bool:
+        """Wait until no thread is in `reading`; returns whether that came in time. Blocks."""
+        with self._readers_changed:
+            return self._readers_changed.wait_for(lambda: not self.is_read(raw), limit_s)
 
     def is_name_synced(self, raw: RawId) -> bool:
         """Return whether the name of a raw file is known to be durable."""
