@@ -62,3 +62,22 @@ def test_what_is_allocated_already_is_no_matter_of_room(world: World, taken: lis
         world.request(world.filesystem.allocate(file.ino, 0, 0, length))
     assert taken == [FILE_BYTES, 2 * FILE_BYTES, 2 * FILE_BYTES]
     world.release(file)
+
+
+@pytest.mark.parametrize("mode", [0, 1])
+def test_what_is_allocated_counts_in_the_cold_tier_as_what_is_written(
+    world: World, mode: int
+) -> None:
+    """A write is not refused at `cold.size`, which the mover relieves; nor is an allocation."""
+    used = []
+    for name in (b"written", b"allocated"):
+        before = world.run(world.engine.usage()).raw_bytes
+        file = world.create(ROOT_INODE, name, 0o644, os.O_RDWR)
+        if name == b"written":
+            world.write(file, 0, bytes(FILE_BYTES))
+        else:
+            world.request(world.filesystem.allocate(file.ino, mode, 0, FILE_BYTES))
+        world.release(file)
+        world.step()
+        used.append(world.run(world.engine.usage()).raw_bytes - before)
+    assert used == [FILE_BYTES, FILE_BYTES]

@@ -21,6 +21,7 @@ from memfs.linux.memory import PageLock
 from memfs.moves import containers, packing
 from memfs.moves.packing import pack
 from memfs.moves.uploading import upload
+from memfs.stores import packing as stored_packing
 from memfs.stores.raw import RawRemovedError, RawStore
 from memfs.types import ROOT_INODE, InodeNo, RawId
 from tests.moving import State, compressible
@@ -81,7 +82,7 @@ async def test_a_move_of_a_removed_file_stops(
     ino = await state.create("f", compressible(1 << 20))
     inode = await state.engine.get_inode(ino)
     removal = Removal(state.raw_store, inode.raw)
-    pack_file = packing.pack_file
+    pack_file = stored_packing.pack_file
 
     def watched(source: Path, fd: int, codec: Any, size: int, advance: Any, **more: Any) -> Any:  # noqa: ANN401 - as pack_file
         def note(done_bytes: int, stored_bytes: int) -> None:
@@ -207,8 +208,13 @@ def test_a_removal_waits_for_locked_pages(world: World) -> None:
         )
 
     world.run(lock())
+
     # It is at another file until the removal waits for it.
-    world.residency._releaser.submit(lambda: (begun.set(), ended.wait(1.0)))
+    def hold_up() -> None:
+        begun.set()
+        ended.wait(1.0)
+
+    world.residency._releaser.submit(hold_up)
     wait_until_set(begun)
     remove(world)
     assert str(path) not in Path("/proc/self/maps").read_text()
