@@ -51,7 +51,7 @@ HELD_COUNT_MAX = 65_536
 RELEASE_INLINE_BYTES_MAX = 16 << 20
 """Unlocking up to this size is done at once; larger ones in a thread (1 GiB: some 10 ms)."""
 
-RELEASE_S_MAX = 2.0
+RELEASE_S_MAX = 10.0
 """So long a removal waits for the thread: it may be at other large files. Guess."""
 
 _LOCK_THREADS = 2

@@ -54,7 +54,7 @@ ROOM_FACTOR = 4
 """A disk that has so many times the size of a file free has room to replace it by another one while
 its own former bytes are still there. Guess."""
 
-READERS_S_MAX = 2.0
+READERS_S_MAX = 10.0
 """So long a removal waits for threads that read the file; they look after each MiB or so. Guess."""
 
 REAP_COUNT_MAX = 256
