@@ -244,6 +244,17 @@ class DirectoryTree:
         with disk_errors(str(root)):
             root.mkdir(parents=True, exist_ok=True, mode=0o700)
 
+    def make(self, directory: Path) -> None:
+        """See that a directory is there; one that somebody removed is made durable anew."""
+        if directory.is_dir():
+            return
+        if directory != self.root:
+            self.make(directory.parent)
+        # Before it is there: who finds it there must not take it for the former one.
+        with self._lock:
+            self._durable.discard(directory)
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+
     def sync(self, directory: Path) -> None:
         """Make the entries of a directory durable, and the directory's own name up to the root."""
         sync_directory(directory)
@@ -287,7 +298,7 @@ class Draft:
         """
         with disk_errors(str(self.target)):
             os.fsync(self.fd)
-            self.target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._tree.make(self.target.parent)
             self.temporary.rename(self.target)
             self._published = True
             # Without this the rename itself may vanish after power loss (fsync(2), NOTES).

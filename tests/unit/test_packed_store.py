@@ -112,6 +112,24 @@ def test_publishing_again_replaces_the_file(tmp_path: Path) -> None:
     assert store.read_range(location, 0, 10) == b"second"
 
 
+def test_a_directory_that_somebody_removed_is_made_durable_anew(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As a clean-up of empty directories does: power loss took what was written there later."""
+    store = PackedStore(tmp_path)
+    location = publish(store, 0x1234, b"first")
+    (tmp_path / location).unlink()
+    (tmp_path / location).parent.rmdir()
+    synced: list[str] = []
+    intercept(monkeypatch, "fsync", before=lambda _, fd: synced.append(name_of(fd)))
+    publish(store, 0x1234, b"second")
+    # The file's own name, and that of its directory.
+    assert synced[-2:] == ["1", "packed"]
+    synced.clear()
+    publish(store, 0x1235, b"third")
+    assert "packed" not in synced
+
+
 def test_bytes_are_durable_before_the_name_and_the_name_before_the_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
