@@ -199,7 +199,7 @@ async def test_a_kernel_that_has_not_forgotten_may_walk_by_old_names(node: Node)
         async with node.running():
             node.log.commit(taken(FILE))
             node.log.apply()
-            await trio.sleep(2 * GRACE_S)
+            await trio.testing.wait_all_tasks_blocked()
             assert await node.is_refused()
             notices.go_on.set()
     assert ("name", ROOT_INODE, b"name") in notices.told
