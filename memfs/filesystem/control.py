@@ -184,7 +184,7 @@ class Control:
         elif name == CACHE_XATTR:
             await self._drop_pages(ino, text)
         elif name == ASK_XATTR and self._door is not None:
-            self._door.show(text, ino)
+            self._door.show(text, caller.uid, ino)
         elif name in CONTROL_XATTRS:
             raise NotPermittedError(f"{name.decode()} only tells; it cannot be set")
         else:

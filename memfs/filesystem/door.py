@@ -22,8 +22,13 @@ from memfs.types import InodeNo
 
 _ADDRESS_BYTES = 16
 
-SHOWN_COUNT_MAX = 1024
-"""Tokens remembered that were written back; of more, the oldest are not good for changes. Guess."""
+SHOWN_COUNT_MAX = 256
+"""Tokens of a user remembered that were written back; of more, the oldest are not good for changes.
+Guess."""
+
+USER_COUNT_MAX = 128
+"""Users of whom any are remembered, 20 MB at most; the one who wrote the longest time ago is
+forgotten. Guess."""
 
 
 class Door:
@@ -33,8 +38,9 @@ class Door:
         secret = secrets.token_bytes(SECRET_BYTES)
         self._signer = TokenSigner(secret)
         self._verifier = TokenVerifier(secret)
-        self._shown: BoundedDict[str, InodeNo] = BoundedDict(SHOWN_COUNT_MAX)
-        """Directories by the token that was written into their attribute."""
+        self._shown: BoundedDict[int, BoundedDict[str, InodeNo]] = BoundedDict(USER_COUNT_MAX)
+        """Directories by the token that was written into their attribute, by who wrote it: no user
+        pushes out the tokens of another one."""
         self._name = f"memfs-ask-{secrets.token_hex(_ADDRESS_BYTES)}"
 
     @property
@@ -46,7 +52,7 @@ class Door:
         """Return what the xattr of a directory tells a user, in JSON."""
         return json.dumps({"socket": self._name, "token": self._signer.sign(directory, 0, uid)})
 
-    def show(self, token: str, directory: InodeNo) -> None:
+    def show(self, token: str, uid: int, directory: InodeNo) -> None:
         """A user has written a token into the attribute of a directory.
 
         Raises:
@@ -54,7 +60,10 @@ class Door:
         """
         if len(token) > TOKEN_CHARS_MAX:
             raise InvalidValueError("that is no token of this mount")
-        self._shown[token] = directory
+        known = self._shown.get(uid)
+        # Set anew, so that it is the newest one.
+        self._shown[uid] = known = known if known is not None else BoundedDict(SHOWN_COUNT_MAX)
+        known[token] = directory
 
     def admit(self, token: str, uid: int, *, changes: bool = False) -> InodeNo:
         """Take a token.
@@ -70,7 +79,8 @@ class Door:
         Raises:
             NotPermittedError: It is forged, expired, spent, another user's, or not for changes.
         """
-        shown = self._shown.pop(token, None)
+        written = self._shown.get(uid)
+        shown = None if written is None else written.pop(token, None)
         claim = self._verifier.redeem(token, uid)
         if changes and shown != claim.ino:
             raise NotPermittedError("the token was not written back: it is not for changes")
