@@ -9,6 +9,7 @@ import mmap
 import os
 import signal
 import subprocess
+import threading
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -18,7 +19,7 @@ from memfs.manager.errors import ReadOnlyMountError
 from memfs.manager.manager import MemoryManager
 from tests import scratch
 from tests.mounting import Mount, MountError, run_memfs
-from tests.waiting import WAIT_S, wait_for
+from tests.waiting import WAIT_S, join, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -163,6 +164,39 @@ def test_what_was_closed_before_is_seen(pair: Pair) -> None:
         (here / f"d/e/{number}").mkdir()
         names = sorted(path.name for path in (there / "d/e").iterdir())
         assert names == [str(each) for each in range(number + 1)]
+
+
+@both_drivers
+def test_a_name_that_is_replaced_again_and_again(pair: Pair) -> None:
+    """No open is answered by what the name led to before the open began."""
+    here, there = pair.writer.root, pair.reader.root
+    count = 20
+    for number in range(count):
+        (here / f"{number}").write_text(f"{number}")
+    (here / "f").hardlink_to(here / "0")
+    pair.upload()
+    replaced, is_over = [0], threading.Event()
+    opens: list[tuple[int, str, int]] = []
+
+    def read() -> None:
+        while not is_over.is_set():
+            before = replaced[0]
+            text = (there / "f").read_text()
+            opens.append((before, text, replaced[0] + 1))
+
+    threads = [threading.Thread(target=read) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for number in range(1, 301):
+        (here / "next").hardlink_to(here / f"{number % count}")
+        (here / "next").rename(here / "f")
+        replaced[0] = number
+    is_over.set()
+    for thread in threads:
+        join(thread)
+    assert opens
+    for before, text, after in opens:
+        assert int(text) in {number % count for number in range(before, after + 1)}
 
 
 @both_drivers
