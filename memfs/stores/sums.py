@@ -31,10 +31,16 @@ class Sum(NamedTuple):
     """False: the store may mean something else by it, as by an ETag that looks like an MD5."""
 
 
-class _Hasher(Protocol):
-    def update(self, data: bytes, /) -> object: ...
+class Hasher(Protocol):
+    """Takes a checksum, as those of hashlib."""
 
-    def digest(self) -> bytes: ...
+    def update(self, data: bytes, /) -> object:
+        """Add bytes."""
+        ...
+
+    def digest(self) -> bytes:
+        """Return the checksum of all bytes so far."""
+        ...
 
 
 class _Crc32:
@@ -72,25 +78,24 @@ def best_of(sums: Iterable[Sum]) -> Sum | None:
 
 def sum_of(kind: str, data: bytes) -> bytes:
     """Return the checksum of some bytes."""
-    hasher = _hasher(kind)
+    hasher = hasher_of(kind)
     hasher.update(data)
     return hasher.digest()
 
 
-def sum_of_file(kind: str, fd: int, size: int) -> bytes:
-    """Return the checksum of the first bytes of a file; blocks.
+def update_from(hasher: Hasher, fd: int, start: int, end: int) -> None:
+    """Add bytes of a file to a checksum; blocks.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: They cannot be read.
     """
-    hasher, at = _hasher(kind), 0
-    while at < size and (data := os.pread(fd, min(_STEP_BYTES, size - at), at)):
+    while start < end and (data := os.pread(fd, min(_STEP_BYTES, end - start), start)):
         hasher.update(data)
-        at += len(data)
-    return hasher.digest()
+        start += len(data)
 
 
-def _hasher(kind: str) -> _Hasher:
+def hasher_of(kind: str) -> Hasher:
+    """Return what takes a checksum of a kind."""
     if kind == "crc32":
         return _Crc32()
     if kind == "crc32c":
@@ -100,7 +105,7 @@ def _hasher(kind: str) -> _Hasher:
     return hashlib.new(kind, usedforsecurity=False)
 
 
-def _crc32c() -> _Hasher | None:
+def _crc32c() -> Hasher | None:
     """Return a hasher of CRC-32C; None: the library that gcsfs brings along cannot make one."""
     try:
         import google_crc32c
@@ -109,5 +114,5 @@ def _crc32c() -> _Hasher | None:
     if google_crc32c.implementation != "c":
         # Without its extension in C it takes a second for a megabyte.
         return None
-    made: _Hasher = google_crc32c.Checksum()  # type: ignore[no-untyped-call]  # it has no types
+    made: Hasher = google_crc32c.Checksum()  # type: ignore[no-untyped-call]  # it has no types
     return made

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
+import random
 import zlib
 from typing import TYPE_CHECKING
 
 import google_crc32c
 import pytest
+import trio
 
 from memfs.errors import CorruptDataError
-from memfs.stores.sums import Sum, best_of, decoded, sum_of, sum_of_file
+from memfs.stores import source
+from memfs.stores.sums import Sum, best_of, decoded, hasher_of, sum_of, update_from
 from tests.unit.fakes.bucket import Bucket
 
 if TYPE_CHECKING:
@@ -95,8 +99,11 @@ def test_checksums_are_those_of_their_standards(tmp_path: Path) -> None:
         "sha256": hashlib.sha256(DATA).digest(),
     }.items():
         assert sum_of(kind, DATA) == digest
+        hasher = hasher_of(kind)
         with path.open("rb") as file:
-            assert sum_of_file(kind, file.fileno(), len(DATA)) == digest
+            update_from(hasher, file.fileno(), 0, 5)
+            update_from(hasher, file.fileno(), 5, len(DATA))
+        assert hasher.digest() == digest
     # Appendix B.4 of RFC 3720.
     assert sum_of("crc32c", bytes(32)).hex() == "8a9136aa"
 
@@ -109,3 +116,24 @@ def test_what_makes_no_sense_is_no_checksum() -> None:
     assert best_of(sums) == sums[2]
     assert best_of(sums[:2]) == sums[1]
     assert best_of(()) is None
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_parts_are_summed_in_order_whatever_order_they_come_in(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "PART_BYTES", 100)
+    data = random.Random(seed).randbytes(1234)
+    starts = [*range(0, len(data), 100)]
+    random.Random(seed).shuffle(starts)
+    told = Sum("md5", hashlib.md5(data, usedforsecurity=False).digest())
+    with (tmp_path / "f").open("w+b") as file:
+        summing = source._Summing(file.fileno(), len(data), "f")
+        async with trio.open_nursery() as nursery:
+            for start in starts:
+                # The others are written later: what was summed too early would show.
+                await trio.to_thread.run_sync(
+                    os.pwrite, file.fileno(), data[start : start + 100], start
+                )
+                nursery.start_soon(summing.note, start, told)
+        assert summing.result() == (told, told.digest)
