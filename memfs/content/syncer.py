@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.errors import MemfsError, ObjectMissingError
 from memfs.linux.files import syncfs, write_back
-from memfs.stores.disk import disk_errors
+from memfs.stores.disk import data_extents, disk_errors
 from memfs.stores.raw import DIRECTORY_BITS
 
 if TYPE_CHECKING:
@@ -328,9 +328,10 @@ class Syncer:
                 with disk_errors(str(self._raw_store.path(raw))):
                     size = os.fstat(fd).st_size
                     # An fsync of gigabytes cannot be stopped, and keeps their room on the disk.
-                    for offset in range(0, size if size > PIECE_BYTES else 0, PIECE_BYTES):
-                        write_back(fd, offset, PIECE_BYTES)
-                        check()
+                    for start, end in data_extents(fd, size) if size > PIECE_BYTES else ():
+                        for offset in range(start, end, PIECE_BYTES):
+                            write_back(fd, offset, min(PIECE_BYTES, end - offset))
+                            check()
                     sync(fd)
             finally:
                 os.close(fd)

@@ -162,7 +162,7 @@ def clone_file(
         return True
     size = os.fstat(source_fd).st_size
     os.ftruncate(target_fd, size)
-    for start, end in _data_extents(source_fd, size):
+    for start, end in data_extents(source_fd, size):
         while start < end:
             count = _copy_some(source_fd, target_fd, start, min(end - start, COPY_STEP_BYTES))
             if not count:
@@ -200,7 +200,7 @@ def equal_files(first: Path, second: Path, on_step: Callable[[], None]) -> bool:
                 return True
 
 
-def _data_extents(fd: int, size: int) -> Iterator[tuple[int, int]]:
+def data_extents(fd: int, size: int) -> Iterator[tuple[int, int]]:
     """Yield the ranges `[start, end)` that are not holes (lseek(2), SEEK_DATA)."""
     end = 0
     while end < size:

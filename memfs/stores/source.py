@@ -234,7 +234,7 @@ class _Summing:
         with disk_errors(self._name):
             update_from(hasher, self._fd, self._at, end)
 
-    def result(self) -> tuple[Sum, bytes] | None:
+    def sums(self) -> tuple[Sum, bytes] | None:
         """Return the checksum as it was told and as it is, once all parts are noted."""
         if self._told is None or self._hasher is None:
             return None
@@ -492,7 +492,7 @@ class SourceStore:
                     nursery.start_soon(fetch_parts)
         if failures:
             raise failures[0]
-        return summing.result()
+        return summing.sums()
 
     async def _copy(
         self, wanted: SourceObject, path: Path, fd: int, on_progress: Callable[[int], None]

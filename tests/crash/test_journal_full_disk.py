@@ -195,16 +195,16 @@ def test_batch_that_meets_the_full_disk_midway_keeps_what_was_accepted(disk: Pat
 
 def test_batch_that_the_journal_cannot_hold_is_undone_whole(disk: Path) -> None:
     engine = open_engine(disk)
-    run(make_file(engine, b"before"))
+    files = [run(make_file(engine, b"before-%d" % index)).ino for index in range(8)]
     engine.commit_nowait()
     # Plenty for the tables' pages in memory, nothing for the journal beyond its allocation.
-    for index in range(8):
-        run(engine.set_xattr(ROOT_INODE, b"user.%d" % index, bytes(65_536), 0, NOW_NS))
+    for ino in files:
+        run(engine.set_xattr(ino, b"user.a", bytes(65_536), 0, NOW_NS))
     fill(disk)
     with pytest.raises(NoSpaceError):
         engine.commit_nowait()
     assert not engine.uncommitted
-    assert run(engine.list_xattrs(ROOT_INODE)) == []
-    assert names_in(engine) == [b"before"]
+    assert [run(engine.list_xattrs(ino)) for ino in files] == [[]] * len(files)
+    assert len(names_in(engine)) == len(files)
     assert engine.check() == []
     engine.close()

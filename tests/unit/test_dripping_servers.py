@@ -106,7 +106,7 @@ async def test_an_upload_that_nobody_waits_for_ends_after_a_while(
     source = tmp_path / "source"
     source.write_bytes(b"bytes")
     with running_dripping_server(in_head=True) as server:
-        store = STORES[kind](server, 1.0)
+        store = STORES[kind](server, 3.0)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(store.put_file, "b", source)
             await until_dripping(server)

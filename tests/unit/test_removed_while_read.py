@@ -141,6 +141,25 @@ def test_a_removed_file_is_not_written_to_its_end(
     world.close()
 
 
+def test_holes_are_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The largest file has 2^37 pieces, and anybody can make one."""
+    world = World(tmp_path, ROOMY, passthrough=True)
+    file = world.create(ROOT_INODE, b"file", 0o644, os.O_RDWR)
+    world.write(file, 1 << 40, b"end")
+    world.release(file)
+    inode = world.run(world.engine.get_inode(file.ino))
+    written = list[int]()
+
+    def write(fd: int, offset: int, length: int) -> None:
+        write_back(fd, offset, length)
+        written.append(offset)
+
+    monkeypatch.setattr(syncing, "write_back", write)
+    assert not world.file_syncs.syncer.sync_files([inode.raw])
+    assert written == [1 << 40]
+    world.close()
+
+
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     config = replace(ROOMY, warm=WarmConfig(size_bytes=1 << 30))

@@ -136,4 +136,4 @@ async def test_parts_are_summed_in_order_whatever_order_they_come_in(
                     os.pwrite, file.fileno(), data[start : start + 100], start
                 )
                 nursery.start_soon(summing.note, start, told)
-        assert summing.result() == (told, told.digest)
+        assert summing.sums() == (told, told.digest)

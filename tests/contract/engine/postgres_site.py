@@ -10,7 +10,7 @@ import contextlib
 import random
 from typing import TYPE_CHECKING, ClassVar
 
-from memfs.errors import MemfsError
+from memfs.errors import DisconnectedError, MemfsError
 from memfs.metadata.shared import schema
 from memfs.metadata.shared.address import Address
 from memfs.metadata.shared.client import Client
@@ -52,8 +52,14 @@ class MountDatabase:
         return PostgresConnector(self.address, STORE, WAIT_S)
 
     def clear(self) -> None:
-        """Take all rows out but that of the mount."""
-        self.client.transact_blocking([(f"delete from {name}", ()) for name in _NAMES])
+        """Take all rows out but that of the mount; the server may have been restarted since."""
+        deletions = [(f"delete from {name}", ()) for name in _NAMES]
+        try:
+            self.client.transact_blocking(deletions)
+        except DisconnectedError:
+            self.client.close()
+            self.client = Client.connect(self.address, WAIT_S)
+            self.client.transact_blocking(deletions)
 
 
 def drop_unsynced(state_dir: Path, durable_sequence: int) -> None:
