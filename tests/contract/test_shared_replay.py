@@ -46,7 +46,7 @@ from memfs.metadata.sqlite.statements import (
 )
 from memfs.types import ROOT_INODE, FormCoding, FormKind, Generation, Place
 from tests.contract.engine.making import DIGEST, NOW_NS, make_directory, make_sealed
-from tests.contract.engine.replica import FollowedSite
+from tests.contract.engine.replica import Bodies, FollowedSite
 from tests.contract.engine.site import SMALL, SqliteSite, run
 from tests.contract.engine.tables import assert_same, local_tables, shared_tables
 from tests.contract.test_engine_machine import QUICK, EngineMachine
@@ -54,11 +54,10 @@ from tests.contract.test_engine_snapshot_machine import SnapshotMachine
 from tests.waiting import WAIT_S
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from memfs.metadata.engine import Engine
-    from memfs.metadata.sqlite.following import KeptEntry
     from memfs.metadata.sqlite.limits import Limits
     from memfs.metadata.sqlite.statements import Row, SqlValue
     from memfs.metadata.sqlite.tables import Record
@@ -66,33 +65,6 @@ if TYPE_CHECKING:
     from tests.servers.postgresql import Database
 
 ME = NodeRow(0, "here", bytes(16), 0, 0, "0")
-
-
-class Recorder:
-    """Keeps the entries of a journal; a `Follower` that has confirmed all of them at once."""
-
-    def __init__(self) -> None:
-        self.entries: list[list[Record]] = []
-        self.number = 0
-        self.is_dead = False
-        """What comes now is lost."""
-
-    def note(self, sequence: int, records: Sequence[Record], payload: bytes) -> None:
-        """See `Follower`."""
-        del sequence, payload
-        self.number += 1
-        if not self.is_dead:
-            self.entries.append([*records])
-
-    def unconfirmed(self, after: int) -> Iterable[KeptEntry]:
-        """See `Follower`."""
-        del after
-        return ()
-
-    @property
-    def confirmed(self) -> int:
-        """See `Follower`."""
-        return self.number
 
 
 class ReplayedSite(SqliteSite):
@@ -107,7 +79,7 @@ class ReplayedSite(SqliteSite):
 
     def __init__(self, root: Path, limits: Limits = SMALL) -> None:
         self._rng = random.Random(1)
-        self._recorder: Recorder | None = None
+        self._recorder: Bodies | None = None
         names = ["node", *(table.name for table in TABLES)]
         self.client.transact_blocking([(f"delete from {name}", ()) for name in names])
         super().__init__(root, limits)
@@ -117,7 +89,7 @@ class ReplayedSite(SqliteSite):
         if self._recorder is None:
             rows = ((table, self._ask(table.select_local)) for table in TABLES)
             schema.join(self.client, "the database", ME, rows)
-        self._recorder = Recorder()
+        self._recorder = Bodies()
         self._sqlite._database.follow(self._recorder)
         return engine
 
@@ -127,12 +99,12 @@ class ReplayedSite(SqliteSite):
     def compare(self) -> None:
         """Replay what was committed since, and compare; nothing is uncommitted."""
         assert self._recorder is not None
-        entries = self._recorder.entries
-        while entries:
-            count = self._rng.choice((1, 2, 7, len(entries)))
-            records = [record for entry in entries[:count] for record in entry]
+        bodies = self._recorder.waiting
+        while bodies:
+            count = self._rng.choice((1, 2, 7, len(bodies)))
+            records = [record for body in bodies[:count] for record in body.records]
             self.client.transact_blocking(translate(records))
-            del entries[:count]
+            del bodies[:count]
         assert_same(local_tables(self._ask), shared_tables(self.client))
 
     def commit_and_compare(self) -> None:
@@ -152,7 +124,7 @@ class ReplayedSite(SqliteSite):
         before.is_dead = True
         engine = super().crash()
         assert self._recorder is not None
-        self._recorder.entries[:0] = before.entries
+        self._recorder.waiting[:0] = before.waiting
         self.compare()
         return engine
 
@@ -348,7 +320,7 @@ def test_an_entry_with_thousands_of_files_is_a_few_statements(in_postgresql: Rep
     run(_adopt(engine, source.source, (b"key-%d" % number for number in range(count))))
     run(engine.commit())
     assert in_postgresql._recorder is not None
-    [records] = in_postgresql._recorder.entries
+    [(records, _totals)] = in_postgresql._recorder.waiting
     assert len(records) > 4 * count
     assert len(translate(records)) < 20
     in_postgresql.compare()

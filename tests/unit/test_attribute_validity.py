@@ -12,7 +12,7 @@ from memfs.content.opentable import SAME_ANSWERS_MIN
 from memfs.filesystem.validity import UNSEALED_VALID_S
 from memfs.types import ROOT_INODE
 from tests.property.world import ROOMY, World
-from tests.unit.test_invalidations import Recorder
+from tests.unit.fakes.kernel_notices import Recorder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

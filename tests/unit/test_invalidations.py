@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ast
 import os
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +22,7 @@ from memfs.metadata.records import AttributeChanges
 from memfs.namespace import acl
 from memfs.types import ROOT_INODE, InodeNo, Tier
 from tests.property.world import ROOMY, World
+from tests.unit.fakes.kernel_notices import Recorder
 from tests.waiting import wait_for
 
 if TYPE_CHECKING:
@@ -69,33 +69,6 @@ REGISTERED = {
     "Shared._without_capability", "Names._default_acls", "HotBoard._refusals",
     "ReadingFilesystem._outdated",
 }  # fmt: skip
-
-
-class Recorder:
-    """Implements `KernelNotices`: writes down what the kernel is told."""
-
-    can_forget_all = True
-
-    def __init__(self) -> None:
-        self.told: list[tuple[object, ...]] = []
-        self.go_on = threading.Event()
-        self.go_on.set()
-
-    def forget_attributes(self, ino: InodeNo) -> None:
-        self.told.append(("attributes", ino))
-
-    def forget_pages(self, ino: InodeNo) -> None:
-        self.told.append(("pages", ino))
-
-    def forget_name(self, parent: InodeNo, name: bytes) -> None:
-        self.go_on.wait(30)
-        self.told.append(("name", parent, name))
-
-    def forget_removed(self, parent: InodeNo, name: bytes, ino: InodeNo) -> None:
-        self.told.append(("removed", parent, name, ino))
-
-    def forget_all(self) -> None:
-        self.told.append(("all",))
 
 
 @pytest.fixture

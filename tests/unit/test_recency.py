@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import threading
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -23,6 +22,7 @@ from memfs.filesystem.recency import GRACE_S, WALK_S_MAX, WRITTEN_WAIT_S, Recenc
 from memfs.metadata.records import Inode, InodeFlags
 from memfs.metadata.shared.applying import Aspect, Effects
 from memfs.types import NO_BLOB, NO_RAW, ROOT_INODE, Generation, InodeNo, RawId
+from tests.unit.fakes.kernel_notices import Recorder
 from tests.unit.fakes.reader_log import LIMIT_S, StandInLog, Thread, taken
 
 if TYPE_CHECKING:
@@ -48,33 +48,6 @@ class Tables:
 
     async def list_all_forms(self, found: Inode) -> list[Form]:
         return cast("list[Form]", self.forms.get(found.ino, []))
-
-
-class Notices:
-    """A kernel that is slow to forget a name while `go_on` is not set."""
-
-    can_forget_all = True
-
-    def __init__(self) -> None:
-        self.told: list[tuple[object, ...]] = []
-        self.go_on = threading.Event()
-        self.go_on.set()
-
-    def forget_attributes(self, ino: InodeNo) -> None:
-        self.told.append(("attributes", ino))
-
-    def forget_pages(self, ino: InodeNo) -> None:
-        self.told.append(("pages", ino))
-
-    def forget_name(self, parent: InodeNo, name: bytes) -> None:
-        self.go_on.wait(30)
-        self.told.append(("name", parent, name))
-
-    def forget_removed(self, parent: InodeNo, name: bytes, ino: InodeNo) -> None:
-        self.told.append(("removed", parent, name, ino))
-
-    def forget_all(self) -> None:
-        self.told.append(("all",))
 
 
 def inode(ino: InodeNo, *, flags: int = 0, size: int = 0, raw: int = 0, nlink: int = 1) -> Inode:
@@ -193,7 +166,7 @@ async def test_the_grace_of_a_walk_under_way(
 
 async def test_a_kernel_that_has_not_forgotten_may_walk_by_old_names(node: Node) -> None:
     """However long that takes: it waits for a request in the directory."""
-    notices = Notices()
+    notices = Recorder()
     notices.go_on.clear()
     with node.kernel_cache.told_by(notices):
         async with node.running():
@@ -206,7 +179,7 @@ async def test_a_kernel_that_has_not_forgotten_may_walk_by_old_names(node: Node)
 
 
 async def test_attributes_are_forgotten_before_the_answer(node: Node) -> None:
-    notices = Notices()
+    notices = Recorder()
     notices.go_on.clear()
     with node.kernel_cache.told_by(notices):
         effects = taken(OTHER)
