@@ -239,6 +239,7 @@ async def test_a_database_that_is_silent_fails_barriers_in_time_and_comes_back(
     ("change", "message"),
     [
         (lambda database, _engine: setattr(database, "first", 5), "nodes.keep_changes"),
+        (lambda database, _engine: setattr(database, "first", 99), "nodes.keep_changes"),
         (lambda database, _engine: setattr(database, "state", "behind"), "nodes.keep_changes"),
         (lambda database, _engine: setattr(database, "epoch", 8), "a copy of this state directory"),
         (lambda database, _engine: setattr(database, "seq", 1), "put back from a backup"),
