@@ -67,7 +67,8 @@ def elements_of(text: str) -> tuple[Value, ...] | None:
     """Return what the elements of a JSON array are compared as; None if a text is no such array.
 
     It has up to `ELEMENT_COUNT_MAX` texts, numbers, `true` and `false`. A text in it has its type
-    already: `"7"` is no number.
+    already: `"7"` is no number. JSON can name half a letter (`"\\ud800"`), which is no text: such an
+    element is compared with nothing, like an attribute that is no UTF-8.
     """
     if not text.startswith("["):
         return None
@@ -78,7 +79,9 @@ def elements_of(text: str) -> tuple[Value, ...] | None:
     if not isinstance(found, list) or len(found) > ELEMENT_COUNT_MAX:
         return None
     values = [_element(each) for each in found]
-    return None if None in values else tuple(value for value in values if value is not None)
+    if None in values:
+        return None
+    return tuple(value for value in values if value is not None and not _has_half_letter(value))
 
 
 def _element(found: object) -> Value | None:
@@ -89,6 +92,12 @@ def _element(found: object) -> Value | None:
     if isinstance(found, float):
         return found if math.isfinite(found) else None
     return (instant(found) or found) if isinstance(found, str) else None
+
+
+def _has_half_letter(value: Value) -> bool:
+    if not isinstance(value, str) or value.isascii():
+        return False
+    return any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
 def stored_value(stored: bytes) -> Value | None:

@@ -156,6 +156,31 @@ async def test_arrays_of_names_without_an_index_yet_are_found(engine: Engine) ->
     assert engine.check() == []
 
 
+@pytest.mark.parametrize(
+    ("question", "is_found"),
+    [
+        ({"tags": {"$gt": "cat", "$lt": "dog"}}, False),
+        ({"tags": {"$gt": "cat"}}, False),
+        ({"tags": {"$lte": "cat"}}, True),
+        ({"tags": {"$regex": "."}}, True),
+        ({"tags": {"$regex": "[^a-z]"}}, False),
+        ({"tags": {"$text": "cat"}}, True),
+    ],
+)
+async def test_an_element_that_is_half_a_letter_is_found_by_nothing(
+    engine: Engine, question: dict[str, Any], is_found: bool
+) -> None:
+    r"""Found by the histories above: `"\ud83d"` lies between the texts of a range."""
+    await index(engine)
+    inode = await make_file(engine, b"f")
+    await put(engine, inode.ino, b'["cat", "c\\ud83d"]')
+    wanted = [inode.ino] if is_found else []
+    assert (await ask(engine, question))[0] == wanted
+    await build(engine)
+    assert (await ask(engine, question))[0] == wanted
+    assert engine.check() == []
+
+
 @local_only
 async def test_a_page_after_the_entries_have_gone_says_so(engine: Engine) -> None:
     await index(engine)

@@ -82,16 +82,7 @@ def entries_of(typed: Value | None) -> tuple[SqlValue, ...]:
     elements = elements_of(typed)
     if elements is None:
         return (NO_ARRAY,)
-    return tuple(value for value in dict.fromkeys(elements) if _is_storable(value))
-
-
-def _is_storable(value: Value) -> bool:
-    r"""Tell whether a value is one of SQLite's: JSON can name half a letter, `"\ud800"`."""
-    return not isinstance(value, str) or value.isascii() or not _has_surrogate(value)
-
-
-def _has_surrogate(text: str) -> bool:
-    return any("\ud800" <= letter <= "\udfff" for letter in text)
+    return tuple(dict.fromkeys(elements))
 
 
 def empty_elements(connection: sqlite3.Connection) -> None:
