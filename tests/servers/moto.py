@@ -56,14 +56,6 @@ def set_restore_looks(server: S3Server, count: int) -> None:
     )
 
 
-def set_restore_pause(server: S3Server, pause_s: int) -> None:
-    """Have restores go a state further when so long has passed since the last state.
-
-    The first one is counted from the making of the object.
-    """
-    _set_transition(server, {"progression": "time", "seconds": pause_s})
-
-
 def _set_transition(server: S3Server, transition: dict[str, object]) -> None:
     request = urllib.request.Request(
         f"{server.endpoint_url}/moto-api/state-manager/set-transition",

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,7 +15,7 @@ from memfs.client.mount import Mount
 from memfs.manager.batches import BatchError
 from memfs.manager.errors import ArchivedError
 from tests.posix.capabilities import Capability
-from tests.servers.moto import set_restore_looks, set_restore_pause
+from tests.servers.moto import set_restore_looks
 from tests.servers.seaweedfs import make_bucket
 from tests.tiers.tiering import SMALL_FRAMES, compressible, pin, residence, send, told, why
 from tests.waiting import wait_for
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.needs(Capability.MEMFS_XATTRS), pytest.mark.slow]
 
 BUCKET = "tiers"
-PAUSE_S = 5
-"""Two reads take less, on a busy machine too."""
+LOOK_COUNT = 100
+"""More requests for the object than two reads and the mover's looks meanwhile make."""
 NEVER = 1_000_000
 """More requests than any test makes: a restore stays as it is."""
 
@@ -70,25 +70,21 @@ def archive(path: Path, server: S3Server, content: bytes) -> None:
 
 
 def begin_restore(path: Path, server: S3Server) -> None:
-    """Read twice: the first read asks for the restore, the second one lets the server begin it.
+    """Read twice: the first read asks for the restore, the second one meets it under way.
 
-    By time, since the mover looks as well: its look would be the one that ends a restore.
+    A state of the server ends after `LOOK_COUNT` requests for the object. Those of the first state,
+    in which a restore that was asked for seems to be over, have all been made before.
     """
-    set_restore_pause(server, PAUSE_S)
+    set_restore_looks(server, LOOK_COUNT)
     with contextlib.closing(server.client()) as client:
-        wait_for(lambda: youngest_s(client) > PAUSE_S + 1, "the object is too young")
+        for item in client.list_objects_v2(Bucket=BUCKET)["Contents"]:
+            for _ in range(LOOK_COUNT):
+                client.head_object(Bucket=BUCKET, Key=item["Key"])
     for _ in range(2):
         with pytest.raises(OSError, match="busy") as caught:
             read(path)
         assert caught.value.errno == errno.EBUSY
     set_restore_looks(server, NEVER)
-
-
-def youngest_s(client: Any) -> float:  # noqa: ANN401  botocore makes its classes at run time
-    """Age of the object that was made last, in whole seconds."""
-    objects = client.list_objects_v2(Bucket=BUCKET)["Contents"]
-    made: datetime = max(item["LastModified"] for item in objects)
-    return (datetime.now(tz=UTC) - made).total_seconds()
 
 
 def read(path: Path) -> bytes:
