@@ -67,8 +67,8 @@ def elements_of(text: str) -> tuple[Value, ...] | None:
     """Return what the elements of a JSON array are compared as; None if a text is no such array.
 
     It has up to `ELEMENT_COUNT_MAX` texts, numbers, `true` and `false`. A text in it has its type
-    already: `"7"` is no number. JSON can name half a letter (`"\\ud800"`), which is no text: such an
-    element is compared with nothing, like an attribute that is no UTF-8.
+    already: `"7"` is no number. JSON can name half a letter, which is no text: such an element is
+    compared with nothing, like an attribute that is no UTF-8.
     """
     if not text.startswith("["):
         return None
