@@ -104,7 +104,7 @@ class FakeDatabase:
         if text in (writer.END_FORMER, writer.READ_OTHERS):
             return []
         if text == writer.READ_NODE:
-            return [(self.epoch, self.seq)]
+            return [(self.epoch, self.seq, "a")]
         if text == writer.TAKE_EPOCH:
             epoch, _, former = parameters
             if former != self.epoch:
@@ -194,6 +194,18 @@ class FakeSession:
     def check(self) -> Mount:
         """See `joining.FirstSession`."""
         return Mount(self._database.mount_id, "file:///store", "1", "now")
+
+    def find_nodes(self) -> list[NodeRow]:
+        """See `joining.FirstSession`."""
+        writer = self.find_writer()
+        return [] if writer is None else [writer]
+
+    def join_reader(self, name: str, state_id: bytes, version: str) -> NodeRow:
+        """See `joining.FirstSession`."""
+        raise NotImplementedError
+
+    def come_back(self, present: NodeRow, name: str, version: str) -> None:
+        """See `joining.FirstSession`."""
 
     def find_writer(self) -> NodeRow | None:
         """See `joining.FirstSession`."""

@@ -706,6 +706,7 @@ def _join(
         first_settings=SETTINGS_OF_NEW_STATE,
         reach=FaultPoints().reach,
         note_latency=lambda took_s: commits.note("commit", int(took_s * 1e9)),
+        tell=tell,
     )
     return _OpenedEngine(engine, engine.writer)
 

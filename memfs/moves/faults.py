@@ -211,6 +211,10 @@ FILL_POINTS = ("fill.begun", "fill.emptied", "fill.step", "fill.done")
 third one again and again, also before the second."""
 
 
+PROMOTE_POINTS = ("promote.noted", "promote.taken", "promote.changed", "promote.done")
+"""That of a node that read and is to write (`metadata.shared.promoting`), in order."""
+
+
 READER_POINTS = ("reader.taken", "reader.fetched", "reader.applied")
 """That of a node that reads: of its start (`metadata.shared.reader_engine`), and of each round of
 its log (`metadata.shared.log`)."""

@@ -10,41 +10,23 @@ import os
 import signal
 import subprocess
 import threading
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING
 
 import pytest
 
-from memfs.encryption.keys import generate_key_file
 from memfs.manager.errors import ReadOnlyMountError
 from memfs.manager.manager import MemoryManager
-from tests import scratch
-from tests.mounting import Mount, MountError, run_memfs
+from tests.crash.node_pair import SHORT_LIMIT_S, Pair, Way
+from tests.mounting import MountError, run_memfs
 from tests.waiting import WAIT_S, join, wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.servers.postgresql import Database
 
 pytestmark = pytest.mark.mount
 
-LIMIT_S = 100
-"""No wait ends by it, however busy the machine is."""
-SHORT_LIMIT_S = 3
-
 ROUNDS = 5
-
-
-class Way(NamedTuple):
-    """How a test wants its two nodes."""
-
-    driver: str = "kernel"
-    """That of the reader."""
-    limit_s: int = LIMIT_S
-    """So long the reader waits for the database, and for bytes."""
-    is_encrypted: bool = False
-    upload: str = "sealed"
 
 
 def pairs(*ways: Way) -> pytest.MarkDecorator:
@@ -52,82 +34,6 @@ def pairs(*ways: Way) -> pytest.MarkDecorator:
 
 
 both_drivers = pairs(Way("kernel"), Way("pyfuse3"))
-
-
-class Pair:
-    """A node that writes and one that reads, on one machine.
-
-    Args:
-        base: For both.
-        database: Empty.
-        way: How they are.
-    """
-
-    def __init__(self, base: Path, database: Database, way: Way) -> None:
-        self.database = database
-        self.objects = base / "objects"
-        self.objects.mkdir()
-        store = f"file://{self.objects}"
-        run_memfs("format", database.url, "--store", store)
-        more = ""
-        if way.is_encrypted:
-            generate_key_file(base / "key")
-            more = f'[encryption]\nkeys = ["file:{base}/key"]\n'
-
-        def configure(name: str, role: str, seconds: int) -> str:
-            return (
-                f'[metadata]\nurl = "{database.url}"\n[nodes]\nname = "{name}"\n'
-                f'role = "{role}"\ncommit_timeout = "{seconds}s"\nupload = "{way.upload}"\n'
-                f'[glacier]\nurl = "{store}"\n{more}'
-            )
-
-        for name in ("writer", "reader"):
-            (base / name).mkdir()
-        self.writer = Mount(
-            base / "writer", "kernel", configure("first", "writer", LIMIT_S), forked=True
-        )
-        self.reader = Mount(
-            base / "reader", way.driver, configure("second", "reader", way.limit_s), forked=True
-        )
-
-    def upload(self) -> None:
-        """Return when all that was written is in the object store."""
-        run_memfs("barrier", "--level", "remote", self.writer.root)
-
-    def status(self) -> dict[str, object]:
-        """Return what the reader tells of the database."""
-        report = json.loads(run_memfs("status", "--json", self.reader.root))
-        database: dict[str, object] = report["database"]
-        return database
-
-    def stop(self) -> None:
-        """Unmount both."""
-        self.reader.stop()
-        self.reader.check_log()
-        self.writer.stop()
-        self.writer.check_log()
-
-
-@pytest.fixture
-def pair(
-    request: pytest.FixtureRequest, scratch_area: scratch.Scratch, postgres: Database
-) -> Iterator[Pair]:
-    """Both are mounted."""
-    base = scratch_area.directory("nodes")
-    made = Pair(base, postgres, getattr(request, "param", Way()))
-    try:
-        made.writer.start()
-        made.reader.start()
-        yield made
-        made.reader.stop()
-        made.writer.stop()
-    finally:
-        if not postgres.server.is_running:
-            postgres.server.start()
-        for mount in (made.reader, made.writer):
-            for pid in mount.daemon_pids():
-                scratch.kill_and_wait(pid)
-        scratch.remove(base)
 
 
 def listing(root: Path) -> dict[str, tuple[int, int]]:

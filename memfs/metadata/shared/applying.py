@@ -23,6 +23,7 @@ from memfs.metadata.sqlite import statements as sqlite
 from memfs.metadata.sqlite.check import find_damage
 from memfs.metadata.sqlite.database import Database
 from memfs.metadata.sqlite.engine import SqliteEngine
+from memfs.metadata.sqlite.lease import FIRST_READER_ID
 from memfs.metadata.sqlite.rows import (
     INODE_COUNT,
     LOGICAL_BYTES,
@@ -44,9 +45,6 @@ FOLLOWED_SETTINGS = frozenset({"policy.marked", "policy.pools", "budgets"})
 
 APPLIED_SETTING = "nodes.applied"
 """The number of the last change of the writer that the tables have, in the change that has it."""
-
-FIRST_READER_ID = 1 << 46
-"""Numbers that a reader hands out, as those of raw files, begin here: the writer's are lower."""
 
 _SHARED_TOTALS = (INODE_COUNT, LOGICAL_BYTES, REMOTE_COUNT, REMOTE_BYTES)
 

@@ -48,9 +48,17 @@ class FirstClient:
         """See `schema.check`."""
         return schema.check(self._client, self._name, self._store)
 
+    def find_nodes(self) -> list[NodeRow]:
+        """See `schema.find_nodes`."""
+        return schema.find_nodes(self._client)
+
     def find_writer(self) -> NodeRow | None:
         """See `schema.find_writer`."""
         return schema.find_writer(self._client)
+
+    def come_back(self, present: NodeRow, name: str, version: str) -> None:
+        """See `schema.come_back`."""
+        schema.come_back(self._client, self._name, present, name, version)
 
     def join(self, node: NodeRow, rows: Iterable[tuple[SharedTable, Iterable[Row]]]) -> NodeRow:
         """See `schema.join`."""
@@ -62,7 +70,7 @@ class FirstClient:
 
 
 class PostgresConnector:
-    """Implements `engine.Connector`.
+    """Implements `joining.Connector`.
 
     Args:
         address: The database.

@@ -18,6 +18,7 @@ import logging
 import random
 import threading
 from contextvars import ContextVar
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
 import trio
@@ -30,53 +31,40 @@ from memfs.errors import (
     UsageError,
 )
 from memfs.exit_codes import ExitCode
+from memfs.metadata.shared import promoting
 from memfs.metadata.shared.joining import Joining, no_answer
-from memfs.metadata.shared.node_file import Membership, NodeFile
+from memfs.metadata.shared.node_file import NodeFile, Role
+from memfs.metadata.shared.reader_engine import ReaderEngine
 from memfs.metadata.shared.statements import SHARED, translate
 from memfs.metadata.shared.writer import FencedError, Writer
 from memfs.metadata.sqlite.change import Change
 from memfs.metadata.sqlite.creation import NO_SETTINGS
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.metadata.sqlite.format import read_is_shared, write_format
-from memfs.metadata.sqlite.statements import DELETE_GARBAGE, SET_DURABLE, SET_RAW
+from memfs.metadata.sqlite.statements import (
+    DELETE_GARBAGE,
+    INSERT_BLOB,
+    SET_BLOB,
+    SET_DURABLE,
+    SET_RAW,
+)
+from memfs.sizes import format_count
+from memfs.types import StateId
 from memfs.waiting import is_request, leave
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
-    from typing import Protocol
 
     from memfs.config import MetadataConfig, QueryConfig
     from memfs.metadata.records import Event, Inode, MetricRow, MoveKind
-    from memfs.metadata.shared.joining import FirstSession
+    from memfs.metadata.shared.joining import Connector
     from memfs.metadata.shared.outbox import Outbox
-    from memfs.metadata.shared.writer import Session
     from memfs.metadata.sqlite.limits import Limits
     from memfs.metadata.sqlite.migration import Migration
     from memfs.metadata.sqlite.tables import Record
     from memfs.types import Generation, InodeNo, IntentId, RawId
-
-    class Connector(Protocol):
-        """Makes connections to the database of the mount."""
-
-        @property
-        def name(self) -> str:
-            """Where it is, for messages; without secrets."""
-            ...
-
-        def connect_blocking(self) -> FirstSession:
-            """Return a connection.
-
-            Raises:
-                DatabaseError, DisconnectedError: It refuses, or does not answer in time.
-            """
-            ...
-
-        async def connect(self) -> Session:
-            """Do so without blocking the event loop. Checkpoint: always. Cancel: safe."""
-            ...
-
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +92,16 @@ def is_waited_for(records: Sequence[Record]) -> bool:
             return True
     return False
 
+
+def _keep_epochs(file: NodeFile, epochs: tuple[int, ...]) -> None:
+    """Note which epochs the row of this node may have, durably."""
+    known = file.read()
+    assert known is not None, "a node's"
+    file.write(known._replace(epochs=epochs))
+
+
+_NO_DIGEST = bytes(32)
+"""That of no content."""
 
 _MADE: ContextVar[list[int] | None] = ContextVar("made", default=None)
 """Numbers of entries that the work under way has made (`SharedEngine.confirmed`)."""
@@ -152,6 +150,8 @@ class SharedEngine(SqliteEngine):
     _is_owed = False
     """A request has ended a change, and is not answered yet."""
     _is_closed = False
+    _writes_as: StateId | None = None
+    """Identity of the state directory whose place this one has taken; None: it has its own."""
     writer: Writer
     """Its `run` sends what is committed here; a task of the daemon."""
     store_url: str
@@ -173,8 +173,11 @@ class SharedEngine(SqliteEngine):
         rng: random.Random | None = None,
         reach: Callable[[str], None] = lambda _point: None,
         note_latency: Callable[[float], None] = lambda _seconds: None,
+        tell: Callable[[str], None] = lambda _sentence: None,
     ) -> Self:
         """Open the state directory of a node, creating it if it is missing, and catch up.
+
+        That of a node that reads becomes the one that writes, if it was promoted (`promoting`).
 
         Blocks: until the database has answered some questions, or the connection fails in time.
 
@@ -185,6 +188,7 @@ class SharedEngine(SqliteEngine):
             rng: Gives jitter and epochs.
             reach: Told of each fault point (`moves.faults.NODE_POINTS`).
             note_latency: Told how many seconds each group took.
+            tell: As of `ReaderEngine.join`.
 
         Raises:
             UsageError: As `open`; or the database is not that of this node's mount, or changes are
@@ -197,8 +201,39 @@ class SharedEngine(SqliteEngine):
                 session = connector.connect_blocking()
                 stack.callback(session.close)
                 mount = session.check()
-            except MetadataError as error:
+                file = NodeFile(state_dir)
+                known = file.read()
+                is_promoted = known is not None and known.role is Role.READER
+                if is_promoted:
+                    offer = promoting.find_offer(state_dir, session, connector.name)
+                    if offer is not None:
+                        open_reader = partial(
+                            ReaderEngine.join,
+                            state_dir,
+                            config,
+                            connector,
+                            now_ns=now_ns,
+                            limits=limits,
+                            migration=migration,
+                            query=query,
+                            rng=rng,
+                            reach=reach,
+                            tell=tell,
+                        )
+                        promoting.take(
+                            offer,
+                            state_dir,
+                            connector.name,
+                            session,
+                            open_reader,
+                            settings.limit_s,
+                            rng,
+                            reach,
+                        )
+            except (DatabaseError, DisconnectedError) as error:
                 raise no_answer(connector.name, error) from error
+            except OSError as error:
+                raise MetadataError(f"{state_dir} cannot be used: {error}") from error
             try:
                 engine = cls.open(
                     state_dir,
@@ -214,12 +249,21 @@ class SharedEngine(SqliteEngine):
             except UsageError as error:
                 raise UsageError(str(error), ExitCode.STATE_UNUSABLE) from error
             stack.callback(SqliteEngine.close, engine)
-            file = NodeFile(state_dir)
 
             def mark() -> None:
                 if not read_is_shared(state_dir):
-                    write_format(state_dir, engine.state_id, shared=True)
+                    write_format(state_dir, engine._state_id, shared=True)
 
+            try:
+                if is_promoted:
+                    promoting.change(engine, state_dir, session, reach)
+            except (DatabaseError, DisconnectedError) as error:
+                raise no_answer(connector.name, error) from error
+            except OSError as error:
+                raise MetadataError(f"{state_dir} cannot be used: {error}") from error
+            known = file.read()
+            if known is not None and known.state_id is not None:
+                engine._writes_as = StateId(known.state_id)
             joining = Joining(
                 session,
                 mount,
@@ -246,7 +290,7 @@ class SharedEngine(SqliteEngine):
                 joined.outbox,
                 connector.connect,
                 translate,
-                lambda epochs: file.write(Membership(mount.mount_id, epochs)),
+                partial(_keep_epochs, file),
                 lambda: joined.outbox.number_at(engine._database.durable_sequence),
                 engine._refuse,
                 rng,
@@ -255,9 +299,39 @@ class SharedEngine(SqliteEngine):
                 settings.keep_changes_s,
             )
             engine.writer.begin(session, joined.epoch)
+            if engine._writes_as is not None:
+                engine._close_lost_files()
             engine._changes = SharedChange(engine._changes, engine._end_change)
             stack.pop_all()
         return engine
+
+    @property
+    def state_id(self) -> StateId:
+        """That of the mount: of the state directory that wrote first."""
+        return self._writes_as or self._state_id
+
+    @property
+    def object_state_id(self) -> StateId:
+        return self.state_id
+
+    def _close_lost_files(self) -> None:
+        """Have no file seem to be written that a former writer was writing, and has alone."""
+        if lost := promoting.list_lost(self):
+            log.warning(
+                "the node that wrote before had not closed %s: reading is EIO, until somebody "
+                "writes there anew",
+                format_count(len(lost), "file"),
+            )
+            with contextlib.suppress(StopIteration):
+                # No coroutine of the local engine suspends.
+                self.seal(lost).send(None)
+            for file in lost:
+                # With a blob that has no form a file is not taken for an empty one.
+                blob = self.reserve_blob()
+                self._write(INSERT_BLOB, (blob, file.size, _NO_DIGEST))
+                self._write(SET_BLOB, (blob, 0, file.ino))
+                self._cache.forget(file.ino)
+            self._database.commit_nowait()
 
     # --- committing ------------------------------------------------------------------------------
     @property

@@ -72,18 +72,51 @@ class FirstSession(Session, Protocol):
         """Return the mount that the database has; UsageError: it has not, or another one."""
         ...
 
+    def find_nodes(self) -> list[NodeRow]:
+        """Return all nodes of the mount."""
+        ...
+
     def find_writer(self) -> NodeRow | None:
         """Return the node that writes; None: no state directory has taken part yet."""
+        ...
+
+    def come_back(self, present: NodeRow, name: str, version: str) -> None:
+        """Note the name and the version of a node; UsageError: another one has the name."""
         ...
 
     def join(self, node: NodeRow, rows: Iterable[tuple[SharedTable, Iterable[Row]]]) -> NodeRow:
         """Have a state directory write, or come back; UsageError: another one does."""
         ...
 
+    def join_reader(self, name: str, state_id: bytes, version: str) -> NodeRow:
+        """Have a state directory read in the mount; UsageError: it cannot."""
+        ...
+
     def transact_blocking(
         self, statements: Sequence[Statement], timeout_s: float | None = None
     ) -> list[list[Row]]:
         """Run statements as one transaction."""
+        ...
+
+
+class Connector(Protocol):
+    """Makes connections to the database of the mount."""
+
+    @property
+    def name(self) -> str:
+        """Where it is, for messages; without secrets."""
+        ...
+
+    def connect_blocking(self) -> FirstSession:
+        """Return a connection.
+
+        Raises:
+            DatabaseError, DisconnectedError: It refuses, or does not answer in time.
+        """
+        ...
+
+    async def connect(self) -> Session:
+        """Do so without blocking the event loop. Checkpoint: always. Cancel: safe."""
         ...
 
 
@@ -163,7 +196,8 @@ class Joining:
             known = self._file.read()
         else:
             row = self._session.join(here, ())
-        node, epoch, number = self._take_over(row, known)
+        node, epoch, number = self._take_epoch(row, known)
+        self._session.come_back(row, self._name, __version__)
         outbox = self._open_outbox(number)
         if outbox.number < number:
             self._catch_up(node, outbox, number)
@@ -208,18 +242,20 @@ class Joining:
             yield table, self._local.rows(table.select_local)
 
     # --- each further start ----------------------------------------------------------------------
-    def _take_over(self, row: NodeRow, known: Membership | None) -> tuple[Node, int, int]:
+    def _take_epoch(self, row: NodeRow, known: Membership | None) -> tuple[Node, int, int]:
         """Take another epoch; returns the node with it, and with how many changes there are."""
         number, name, _, former, seq = row[:5]
-        node = Node(number, name, self._database_name)
+        node = Node(number, self._name, self._database_name)
         if known is None or former not in known.epochs:
             raise self._refusal(
-                f"node {name} was mounted from a copy of this state directory since, or this is an "
-                "older copy: mount the one that was mounted last"
+                f"node {name} writes in the place of this state directory since: it has taken over "
+                "(memfs node promote), or a copy of this directory was mounted, or this is an "
+                "older copy; mount the one that was mounted last, or have this machine read, by "
+                'role = "reader" in [nodes] and a new directory by --state'
             )
         self._require_no_gap(node, seq)
         epoch = former + self._rng.randint(1, EPOCH_STEP_MAX)
-        self._file.write(Membership(self._mount.mount_id, (former, epoch)))
+        self._file.write(known._replace(epochs=(former, epoch)))
         (taken,) = self._session.transact_blocking([(TAKE_EPOCH, (epoch, number, former))])
         if not taken:
             raise self._refusal(f"another process has just taken the place of node {name}")

@@ -40,6 +40,10 @@ class Membership(NamedTuple):
     epochs: tuple[int, ...]
     """What the row of this node may have: the last one, and what was about to be taken."""
     role: Role = Role.WRITER
+    taken: int | None = None
+    """Epoch with which a reader is about to take the row of the node that writes."""
+    state_id: bytes | None = None
+    """Identity under which it writes, of the state directory that did before; None: its own."""
 
 
 class NodeFile:
@@ -62,7 +66,14 @@ class NodeFile:
             content = json.loads(read_regular(self._path))
             epochs = tuple(map(int, content["epochs"]))
             role = Role(content.get("role", Role.WRITER))
-            return Membership(str(content["mount"]), epochs, role)
+            taken, state_id = content.get("taken"), content.get("state_id")
+            return Membership(
+                str(content["mount"]),
+                epochs,
+                role,
+                None if taken is None else int(taken),
+                None if state_id is None else bytes.fromhex(state_id),
+            )
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -76,9 +87,13 @@ class NodeFile:
         Raises:
             OSError: The disk refuses.
         """
-        mount_id, epochs, role = membership
-        content = json.dumps({"mount": mount_id, "epochs": epochs, "role": role})
-        data = content.encode().ljust(_BYTES - 1) + b"\n"
+        mount_id, epochs, role, taken, state_id = membership
+        content: dict[str, object] = {"mount": mount_id, "epochs": epochs, "role": role}
+        if taken is not None:
+            content["taken"] = taken
+        if state_id is not None:
+            content["state_id"] = state_id.hex()
+        data = json.dumps(content).encode().ljust(_BYTES - 1) + b"\n"
         assert len(data) == _BYTES, content
         fd = open_regular(self._path, os.O_WRONLY | os.O_CREAT)
         try:

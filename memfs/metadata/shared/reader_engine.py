@@ -23,7 +23,7 @@ from __future__ import annotations
 import contextlib
 import random
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import trio
 
@@ -33,7 +33,7 @@ from memfs.exit_codes import ExitCode
 from memfs.metadata.shared import bodies
 from memfs.metadata.shared.applying import Applying
 from memfs.metadata.shared.filling import fill, is_filled
-from memfs.metadata.shared.joining import FirstSession, no_answer
+from memfs.metadata.shared.joining import no_answer
 from memfs.metadata.shared.log import BODIES_A_TIME, READ_LOG, Log, ReaderNode
 from memfs.metadata.shared.node_file import Membership, NodeFile, Role
 from memfs.metadata.shared.writer import EPOCH_STEP_MAX, TAKE_EPOCH
@@ -46,42 +46,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memfs.config import MetadataConfig, QueryConfig
+    from memfs.metadata.shared.joining import Connector, FirstSession
     from memfs.metadata.shared.schema import Mount, NodeRow
-    from memfs.metadata.shared.writer import Session
     from memfs.metadata.sqlite.limits import Limits
     from memfs.metadata.sqlite.migration import Migration
 
 READ_SEQ = "select seq from node where role = 'writer'"
 BEAT = "update node set beat = now() where node = $1 and epoch = $2"
-
-
-class FirstReaderSession(FirstSession, Protocol):
-    """A connection that the start of a reader uses, where no event loop runs."""
-
-    def find_writer(self) -> NodeRow | None:
-        """Return the node that writes; None: nobody has written yet."""
-        ...
-
-    def join_reader(self, name: str, state_id: bytes, version: str) -> NodeRow:
-        """Have a state directory read in the mount; UsageError: it cannot."""
-        ...
-
-
-class ReaderConnector(Protocol):
-    """Makes connections to the database of the mount."""
-
-    @property
-    def name(self) -> str:
-        """Where it is, for messages; without secrets."""
-        ...
-
-    def connect_blocking(self) -> FirstReaderSession:
-        """Return a connection; DatabaseError, DisconnectedError: it cannot be had."""
-        ...
-
-    async def connect(self) -> Session:
-        """Do so without blocking the event loop. Checkpoint: always. Cancel: safe."""
-        ...
 
 
 class ReaderSettings(NamedTuple):
@@ -107,7 +78,7 @@ class ReaderEngine(Applying):
         cls,
         state_dir: Path,
         config: MetadataConfig,
-        connector: ReaderConnector,
+        connector: Connector,
         settings: ReaderSettings,
         *,
         now_ns: int | None = None,
@@ -287,7 +258,7 @@ def _take_epoch(
     return epoch
 
 
-def _beat(connector: ReaderConnector, number: int, epoch: int) -> None:
+def _beat(connector: Connector, number: int, epoch: int) -> None:
     """Note that a node is alive that reads all names; its own connection is busy with that.
 
     What goes wrong is passed over: the connection that is busy has the same trouble.

@@ -15,7 +15,9 @@ Invariant: the tables come all together, in a schema that has no others, with th
 from __future__ import annotations
 
 import enum
+import os
 import secrets
+import time
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,10 +25,14 @@ from memfs.errors import DatabaseError, UsageError
 from memfs.exit_codes import ExitCode
 from memfs.metadata.shared.node_file import Role
 from memfs.metadata.shared.tables import TABLES, stored_row
+from memfs.metadata.shared.writer import EPOCH_STEP_MAX
+from memfs.sizes import format_count
+from memfs.types import ROOT_INODE
 from memfs.urls import url_without_secrets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    import random
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from memfs.metadata.shared.client import Client
     from memfs.metadata.shared.statements import Statement
@@ -47,6 +53,13 @@ NAME_BYTES_MAX = 255
 
 AWAY_S = 10.0
 """A node that was not heard of for so long is not mounted: it is heard of every second."""
+
+SILENT_S = 15.0
+"""A node that writes and was not heard of for so long may be replaced: it is heard of every five
+seconds. One that lives on all the same changes nothing any more, whatever this time is."""
+
+PATH_COUNT_MAX = 10
+"""Paths of files that a message names."""
 
 READ_LOG = "select seq, body from change where node = $1 and seq > $2 order by seq limit $3"
 """The bodies of a node's changes beyond a number, in order."""
@@ -132,6 +145,25 @@ _HOLD_CHANGES = """
     where node = $1::bigint and state <> 'live'
 """
 """Who reads all tables from now on needs the changes beyond."""
+_OFFER = """
+    update node set epoch = epoch + $1::bigint, name = $2::text, state = 'left'
+    where role = 'writer' and epoch = $3::bigint
+        and (state = 'left' or beat < now() - $4 * interval '1 second')
+    returning node
+"""
+"""The epoch keeps the former writer from all further changes."""
+_ONLY_THERE = """
+    select i.ino, i.size, i.flags & 1 from inode as i
+    where i.mode & 61440 = 32768 and i.nlink > 0 and (i.flags & 1 = 1 or i.size > 0 and not exists (
+            select from form as f where f.blob = i.blob and i.blob <> 0) and not exists (
+            select from foreign_object as o where o.ino = i.ino and o.generation = i.generation))
+    order by i.ino
+"""
+"""Files whose bytes no store has: the node that writes alone, if anybody."""
+_LIST_NAMES = """
+    select distinct on (d.ino) d.ino, d.parent, d.name from dentry as d
+    where d.ino = any($1::bigint[]) order by d.ino, d.parent, d.cookie
+"""
 _FORGET = """
     update node set state = 'left' where name = $1::text and role = 'reader' and state <> 'left'
         and (state <> 'live' or beat < now() - $2 * interval '1 second')
@@ -145,8 +177,11 @@ _LIST_NODES = """
             select extract(epoch from now() - c.at)::double precision from change as c
             where c.node = w.node and c.seq > n.applied order by c.seq limit 1) end,
         extract(epoch from now() - n.beat)::double precision, n.version
-    from node as n join node as w on w.role = 'writer' order by n.node
+    from node as n join node as w on w.role = 'writer'
+    where n.role = 'writer' or n.state <> 'left' or n.name <> w.name or w.state <> 'live'
+    order by n.node
 """
+"""Without what a node was that has read and writes now."""
 
 _NO_RIGHT, _NO_COLUMN, _NO_ROLE = "42501", "42703", "42704"
 _TAKEN = frozenset({"42P07", "23505"})
@@ -196,6 +231,18 @@ class NodeRow(NamedTuple):
     """A reader needs no changes of the writer up to this one."""
     state: str = NodeState.LIVE
     """One of `NodeState`."""
+
+
+class Loss(NamedTuple):
+    """Files whose bytes no store has."""
+
+    file_count: int
+    size_bytes: int
+    """Bytes of those that are closed."""
+    open_count: int
+    """Those that are being written, or were when their node ended."""
+    paths: tuple[str, ...]
+    """Of the first ones."""
 
 
 class NodeReport(NamedTuple):
@@ -345,6 +392,124 @@ def forget(client: Client, database: str, name: str) -> None:
     raise UsageError(f"{database} has no node {name} that reads: see `memfs node list`")
 
 
+def find_loss(client: Client) -> Loss:
+    """Return the files of a mount whose bytes no store has: the node that writes has them alone."""
+    client.query("set enable_seqscan = on")
+    rows = client.query(_ONLY_THERE)
+    client.query("set enable_seqscan = off")
+    return Loss(
+        len(rows),
+        sum(size for _, size, is_open in rows if not is_open),
+        sum(is_open for *_, is_open in rows),
+        _paths(client, [ino for ino, *_ in rows[:PATH_COUNT_MAX]]),
+    )
+
+
+def await_silence(client: Client, database: str, tell: Callable[[str], None]) -> None:
+    """Return once the node that writes was not heard of for `SILENT_S`; blocks until then.
+
+    Args:
+        client: Connected to the mount's database.
+        database: How messages name it, without secrets.
+        tell: Told why it takes a while, in a sentence.
+
+    Raises:
+        UsageError: It is heard of again, or there is no such node.
+        DatabaseError, DisconnectedError: As of `Client.query`.
+    """
+    for is_last in (False, True):
+        writer = _writer_of(client, database)
+        left_s = SILENT_S - writer.heard_s
+        if writer.state != NodeState.LIVE or left_s < 0:
+            return
+        if not is_last:
+            tell(f"{writer.name} was heard of {writer.heard_s:.0f} s ago: waiting {left_s:.0f} s")
+            time.sleep(left_s + 0.1)
+    raise UsageError(
+        f"{database}: node {writer.name} writes, and is mounted: unmount it there first",
+        ExitCode.BUSY,
+    )
+
+
+def promote(
+    client: Client, database: str, name: str, *, accept_loss: bool, rng: random.Random
+) -> Loss:
+    """Have a node that reads write from its next mount on; the one that wrote changes nothing more.
+
+    Args:
+        client: Connected to the mount's database.
+        database: How messages name it, without secrets.
+        name: That of the node that reads.
+        accept_loss: Also where files have their bytes on the former node alone.
+        rng: Gives the epoch that shuts the former one out.
+
+    Returns:
+        The files that are lost by it.
+
+    Raises:
+        UsageError: There is no such node, the one that writes is mounted, or files would be lost;
+            nothing was done.
+        DatabaseError, DisconnectedError: As of `Client.query`.
+    """
+    writer = _writer_of(client, database)
+    nodes = list_nodes(client, database)
+    if not any(
+        (node.name, node.role) == (name, Role.READER) and node.state != NodeState.LEFT
+        for node in nodes
+    ):
+        if writer.name == name:
+            raise UsageError(f"{database}: node {name} writes already")
+        raise UsageError(
+            f"{database} has no node {name} that reads: mount it there first, with "
+            'role = "reader" in [nodes]; see `memfs node list`'
+        )
+    loss = find_loss(client)
+    if loss.file_count and not accept_loss:
+        left_count = loss.file_count - len(loss.paths)
+        more = f" and {left_count} more" if left_count else ""
+        raise UsageError(
+            f"{database}: {format_count(loss.file_count, 'file')} would be lost, of which node "
+            f"{writer.name} alone has the bytes ({', '.join(loss.paths)}{more}): mount it there "
+            "and run `memfs barrier --level remote`; if that machine is gone for good, "
+            "use --accept-loss",
+            ExitCode.BUSY,
+        )
+    step = rng.randint(1, EPOCH_STEP_MAX)
+    if not client.query(_OFFER, (step, name, writer.epoch, SILENT_S)):
+        raise UsageError(
+            f"{database}: node {writer.name} writes, and was heard of {writer.heard_s:.0f} s ago: "
+            "unmount it there first",
+            ExitCode.BUSY,
+        )
+    return loss
+
+
+def _writer_of(client: Client, database: str) -> NodeReport:
+    for node in list_nodes(client, database):
+        if node.role == Role.WRITER:
+            return node
+    raise UsageError(f"{database}: no node has written this mount yet")
+
+
+def _paths(client: Client, inos: Sequence[int]) -> tuple[str, ...]:
+    """Return paths in the mount that lead to inodes, one for each that has a name."""
+    names: dict[int, tuple[int, bytes]] = {}
+    wanted = {*inos}
+    while wanted:
+        found = client.query(_LIST_NAMES, ("{" + ",".join(map(str, wanted)) + "}",))
+        names |= {ino: (parent, bytes(name)) for ino, parent, name in found}
+        wanted = {parent for _, parent, _ in found} - {*names, ROOT_INODE}
+    paths = []
+    for ino in inos:
+        parts: list[bytes] = []
+        while ino in names and len(parts) < len(names):
+            ino, name = names[ino]
+            parts.append(name)
+        if parts:
+            paths.append(os.fsdecode(b"/".join(reversed(parts))))
+    return tuple(paths)
+
+
 def join(
     client: Client,
     database: str,
@@ -384,11 +549,10 @@ def join(
         raise UsageError(
             f"{database} is written by node {present.name}, whose state directory is another one "
             f"(id {present.state_id.hex()}, here {node.state_id.hex()}): mount it with that one, "
-            'or have this node read, by role = "reader" in [nodes]; several nodes that write come '
-            "with a later version of memfs",
+            'or have this node read, by role = "reader" in [nodes]; one that reads can take over, '
+            "by `memfs node promote`",
             ExitCode.STATE_IN_USE,
         )
-    _come_back(client, database, present, node.name, node.version)
     return present
 
 
@@ -429,7 +593,7 @@ def join_reader(client: Client, database: str, name: str, state_id: bytes, versi
             raise _name_refusal(database, name)
         present = next((node for node in nodes if node.state_id == state_id), None)
         if present is not None:
-            _come_back(client, database, present, name, version)
+            come_back(client, database, present, name, version)
             client.query(_HOLD_CHANGES, (present.number,))
             return present
         try:
@@ -441,7 +605,13 @@ def join_reader(client: Client, database: str, name: str, state_id: bytes, versi
     raise UsageError(f"{database}: other nodes come at the same time: try again")
 
 
-def _come_back(client: Client, database: str, present: NodeRow, name: str, version: str) -> None:
+def come_back(client: Client, database: str, present: NodeRow, name: str, version: str) -> None:
+    """Note the name and the version with which a node is mounted again.
+
+    Raises:
+        UsageError: Another node has the name.
+        DatabaseError, DisconnectedError: As of `Client.query`.
+    """
     try:
         client.query(_COME_BACK, (present.number, name, version))
     except DatabaseError as error:

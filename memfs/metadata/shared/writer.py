@@ -53,7 +53,7 @@ log = logging.getLogger(__name__)
 
 Statement = tuple[str, "Sequence[SqlValue]"]
 
-READ_NODE = "select epoch, seq from node where node = $1"
+READ_NODE = "select epoch, seq, name from node where node = $1"
 TAKE_EPOCH = "update node set epoch = $1, beat = now() where node = $2 and epoch = $3 returning seq"
 ADVANCE = (
     "with moved as (update node set seq = $1, beat = now()"
@@ -354,9 +354,9 @@ class Writer:
         _, found = await session.transact(
             [(END_FORMER, (former_pid,)), (READ_NODE, (me,))], outbox.limit_s
         )
-        former = found[0][0] if found else None
+        former, _, name = found[0] if found else (None, 0, "")
         if former not in (self._epoch, self._wanted):
-            raise FencedError(await self._describe_fence(session))
+            raise FencedError(await self._describe_fence(session, name))
         if former == self._wanted:
             self._epoch = former
             self._wanted = self._epoch + self._rng.randint(1, EPOCH_STEP_MAX)
@@ -383,7 +383,12 @@ class Writer:
             outbox.confirm(number)
             self._answered()
 
-    async def _describe_fence(self, session: Session) -> str:
+    async def _describe_fence(self, session: Session, name: str) -> str:
+        if name not in ("", self._node.name):
+            return (
+                f"{self._node.database}: node {name} writes in the place of node "
+                f"{self._node.name} since (memfs node promote): unmount this one"
+            )
         others = await session.transact([(READ_OTHERS, ())], self._outbox.limit_s)
         told = ", ".join(f"{each[0]} since {each[1]}" for each in others[0])
         return (

@@ -12,6 +12,7 @@ from typing import Any
 from memfs.metadata.records import Usage
 from memfs.metadata.sqlite.element_index import SELECT_ELEMENT_NOTE, decode_position, entries_of
 from memfs.metadata.sqlite.field_schema import BUILDING, COLUMNS, LEAVING, NUMBERS, TRIGGERS
+from memfs.metadata.sqlite.lease import FIRST_READER_ID
 from memfs.metadata.sqlite.schema import (
     BESIDE,
     MISPLACED_EVENT,
@@ -392,17 +393,17 @@ _CHECKS = (
 
 _BEYOND_LEASE = """
     select 'inode', ino from inode where ino >= :next
-    union all select 'raw file', raw from inode where raw >= :next
+    union all select 'raw file', raw from inode where raw >= :next and raw < :reader
     union all select 'blob', blob from blob where blob >= :next
     union all select 'dentry cookie', cookie from dentry where cookie >= :next
     union all select 'snapshot', snap from snapshot where snap >= :next
     union all select 'former inode', ino from inode_was where ino >= :next
     union all select 'former dentry cookie', cookie from dentry_was where cookie >= :next
-    union all select 'kept raw file', raw from kept where raw >= :next
+    union all select 'kept raw file', raw from kept where raw >= :next and raw < :reader
     union all select 'garbage', item from garbage where item >= :next
     union all select 'intent', intent from intent where intent >= :next
     limit 100
-""".replace(":next", "?1")
+""".replace(":next", "?1").replace(":reader", str(FIRST_READER_ID))
 
 
 _LIST_INDEXED = """

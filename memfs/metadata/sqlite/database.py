@@ -454,15 +454,23 @@ class Database:
         """All entries up to here survive power loss."""
         return self._journals.durable_sequence
 
-    def begin_following(self) -> None:
+    def begin_following(
+        self, number: int = 0, change: Callable[[following.Execute], None] = lambda _execute: None
+    ) -> None:
         """Make a node of this state directory, durably; right after it was opened. Idempotent.
+
+        Args:
+            number: Of the last entry that the tables have.
+            change: Changes the tables before, and the totals, in the same transaction.
 
         Raises:
             MetadataError: That cannot be.
         """
         assert self._journals.size_bytes == 0, "entries would be redone twice"
         try:
-            following.begin(self._tables.execute)
+            change(self._tables.execute)
+            following.begin(self._tables.execute, number)
+            self._committed_totals = tuple(self.totals)
             self._commit_tables(self._journals.next_sequence - 1)
             self._tables.begin()
             self._checkpointer.sync_log()

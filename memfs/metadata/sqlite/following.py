@@ -98,9 +98,14 @@ def read_unsent(execute: Execute) -> list[KeptEntry]:
     ]
 
 
-def begin(execute: Execute) -> None:
-    """Make a node of a state directory, in the open transaction."""
-    execute("insert or ignore into followed (one, number) values (1, 0)")
+def begin(execute: Execute, number: int) -> None:
+    """Make a node of a state directory, in the open transaction.
+
+    Args:
+        execute: Runs a statement there.
+        number: Of the last entry that the tables have.
+    """
+    execute("insert or ignore into followed (one, number) values (1, ?)", (number,))
 
 
 def keep_redone(execute: Execute, fingerprint: int, payload: bytes) -> None:

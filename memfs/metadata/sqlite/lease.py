@@ -28,6 +28,10 @@ LEASE_COUNT = 1 << 16
 FIRST_ID = 16
 """1 is the root and cookies up to 2 are the dots of a directory; the rest is spare."""
 
+FIRST_READER_ID = 1 << 46
+"""Numbers that a node hands out which reads a shared mount, as those of raw files, begin here: the
+writer's are lower. Raw files keep theirs where it writes later."""
+
 _SLOT = struct.Struct("<QQQI")
 """Turn (the higher of two valid slots counts), start, end, 1 if closed cleanly; then CRC-32."""
 _CHECKSUM = struct.Struct("<I")
@@ -177,6 +181,16 @@ class IdLease:
         if self._held is not None:
             self._start = min(self._start, self._held)
         self._end += self._count
+        self._write(clean=False)
+
+    def restart(self, first: int) -> None:
+        """Hand out the numbers from `first` on, which may be lower; blocks for an fsync.
+
+        After a crash only these are looked at.
+        """
+        self._start = self._next = self._previous_end = first
+        self._end = first + self._count
+        self.unrecorded, self._held = (first, first), None
         self._write(clean=False)
 
     def hold(self, oldest: int) -> None:

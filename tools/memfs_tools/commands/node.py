@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 from typing import TYPE_CHECKING
 
 import click
 
 from memfs.errors import DisconnectedError, UsageError
 from memfs.exit_codes import ExitCode
-from memfs.sizes import format_count, format_duration
+from memfs.sizes import format_count, format_duration, format_size
 from memfs_tools.arguments import AS_JSON, GivenPath
-from memfs_tools.terminal import tell, tell_json
+from memfs_tools.terminal import complain, tell, tell_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,6 +89,56 @@ def forget(name: str, url: str | None, config: Path | None) -> None:
     tell(f"{name}: removed from {database}")
 
 
+@node.command()
+@click.argument("name")
+@click.argument("url", required=False)
+@_CONFIG
+@click.option(
+    "--accept-loss",
+    is_flag=True,
+    help="Go on where files are lost, of which the present writer alone has the bytes.",
+)
+@AS_JSON
+def promote(
+    name: str, url: str | None, config: Path | None, accept_loss: bool, as_json: bool
+) -> None:
+    """Have a machine that reads write, in the place of the one that does.
+
+    \b
+    memfs node promote gpu-07 -c /etc/memfs.toml
+    # then on gpu-07: role = "writer" in [nodes], and mount again
+
+    The one that writes must be unmounted, or gone: it is waited for until it has not been heard of
+    for 15 seconds. From then on it changes nothing any more, also if it lives on, and its state
+    directory cannot be mounted again. The others read on meanwhile.
+
+    Files that it had not uploaded are lost, and without --accept-loss nothing is done then: the
+    message names them. A barrier before its unmounting leaves no such file:
+
+    \b
+    memfs barrier --level remote /mnt/data
+    """  # noqa: D301 - \b is for click: keep the lines below as they are
+    from memfs.metadata.shared import schema
+
+    with _connected(url, config) as (client, database):
+        schema.await_silence(client, database, complain)
+        loss = schema.promote(
+            client, database, name, accept_loss=accept_loss, rng=random.SystemRandom()
+        )
+    if as_json:
+        tell_json(loss._asdict())
+        return
+    if loss.file_count:
+        tell(
+            f"{format_count(loss.file_count, 'file')} lost, {format_size(loss.size_bytes)} and "
+            f"{loss.open_count} being written: {', '.join(loss.paths)}"
+        )
+    tell(
+        f'{name}: writes from its next mount on; write role = "writer" in [nodes] there, and mount '
+        "again"
+    )
+
+
 @contextlib.contextmanager
 def _connected(url: str | None, config: Path | None) -> Iterator[tuple[Client, str]]:
     """Yield a connection to the database of a mount, and what messages call it."""
@@ -122,6 +173,8 @@ def _url(url: str | None, config: Path | None) -> str:
 
 
 def _state(node: NodeReport) -> str:
+    if node.role == "writer" and node.state == "left":
+        return 'is to write, once it is mounted with role = "writer"; no node writes now'
     if node.role == "writer":
         return f"writes, {format_count(node.applied, 'change')} so far"
     if node.state != "live":

@@ -1,0 +1,335 @@
+"""A node that reads takes over from the one that writes, with a real server."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from memfs.errors import MetadataError, UnconfirmedError, UsageError
+from memfs.exit_codes import ExitCode
+from memfs.metadata.shared import schema
+from memfs.metadata.shared.engine import NodeSettings, SharedEngine
+from memfs.metadata.shared.reader_engine import ReaderEngine, ReaderSettings
+from memfs.metadata.sqlite.lease import FIRST_READER_ID
+from memfs.moves.faults import PROMOTE_POINTS
+from memfs.types import ROOT_INODE, FormKind
+from tests.contract.engine.making import (
+    NOW_NS,
+    hydrate,
+    make_directory,
+    make_file,
+    make_sealed,
+    names_in,
+    publish,
+)
+from tests.contract.engine.postgres_site import MountDatabase
+from tests.contract.engine.replica import without_own
+from tests.contract.engine.site import BIRTH_NS, CONFIG, SMALL, run
+from tests.contract.engine.tables import assert_same, local_tables, shared_tables
+from tests.waiting import WAIT_S
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from memfs.types import InodeNo
+    from tests.servers.postgresql import Database
+
+LOST = ["open", "d/only here"]
+"""Files whose bytes the first writer has alone."""
+
+
+class Killed(BaseException):
+    """Ends what a process does."""
+
+
+class Scene:
+    """A mount with a node that writes, and what others do with it.
+
+    Args:
+        root: For state directories.
+        mount: Its database.
+    """
+
+    def __init__(self, root: Path, mount: MountDatabase) -> None:
+        self.root = root
+        self.mount = mount
+        self.writer = self.write("w")
+
+    def write(self, name: str, reach: Callable[[str], None] = lambda _point: None) -> SharedEngine:
+        """Start a node that writes."""
+        return SharedEngine.join(
+            self.root / name,
+            CONFIG,
+            self.mount.connector,
+            NodeSettings(name, WAIT_S),
+            now_ns=BIRTH_NS,
+            limits=SMALL,
+            rng=random.Random(name),
+            reach=reach,
+        )
+
+    def read(self, name: str) -> ReaderEngine:
+        """Start a node that reads."""
+        return ReaderEngine.join(
+            self.root / name,
+            CONFIG,
+            self.mount.connector,
+            ReaderSettings(name, WAIT_S),
+            limits=SMALL,
+            rng=random.Random(name),
+        )
+
+    def promote(self, name: str, *, accept_loss: bool = False) -> schema.Loss:
+        """Offer the writer's place to a node."""
+        return schema.promote(
+            self.mount.client, "db", name, accept_loss=accept_loss, rng=random.Random(1)
+        )
+
+    def fill(self) -> InodeNo:
+        """Have the writer make all kinds of files; returns one that has an object."""
+        writer = self.writer
+        directory = run(make_directory(writer, b"d"))
+        inode = run(make_sealed(writer, b"f", directory.ino, 700))
+        assert run(publish(writer, inode, FormKind.REMOTE))
+        gone = run(make_sealed(writer, b"gone", directory.ino, 70))
+        assert run(publish(writer, gone, FormKind.REMOTE))
+        run(writer.unlink(directory.ino, b"gone", NOW_NS))
+        run(writer.reap([gone.ino]))
+        run(writer.set_xattr(inode.ino, b"user.a", b"[1]", 0, NOW_NS))
+        run(writer.create_snapshot("s", NOW_NS, "", [], None))
+        run(make_sealed(writer, b"only here", directory.ino, 50))
+        run(make_file(writer, b"open"))
+        run(writer.put_setting("generation", b"some mark"))
+        send(writer)
+        return inode.ino
+
+
+@pytest.fixture
+def scene(tmp_path: Path, postgres: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
+    monkeypatch.setattr(schema, "SILENT_S", 0.0)
+    mount = MountDatabase(postgres)
+    made = Scene(tmp_path, mount)
+    yield made
+    made.writer.close()
+    mount.client.close()
+
+
+def send(writer: SharedEngine) -> None:
+    """Have the database get what the writer has changed."""
+    writer.commit_nowait()
+    writer._send_left()
+    assert writer._outbox.count == 0
+
+
+def compare(engine: SharedEngine, scene: Scene) -> None:
+    """See that the database has just what this node has."""
+    send(engine)
+    assert_same(local_tables(engine._rows), shared_tables(scene.mount.client))
+
+
+def test_a_reader_writes_on_where_the_writer_has_ended(scene: Scene) -> None:
+    ino = scene.fill()
+    with_raw = scene.read("r")
+    assert run(hydrate(with_raw, run(with_raw.get_inode(ino))))
+    with_raw.commit_nowait()
+    raw = run(with_raw.get_inode(ino)).raw
+    assert raw >= FIRST_READER_ID
+    with_raw.close()
+    scene.read("other").close()
+    identity = scene.writer.state_id
+    highest = scene.writer._lease.next_id
+    run(make_file(scene.writer, b"late"))
+    run(scene.writer.set_xattr(ino, b"user.b", b"2", 0, NOW_NS))
+    send(scene.writer)
+    scene.writer.close()
+
+    with pytest.raises(UsageError, match="3 files would be lost, of which node w") as caught:
+        scene.promote("r")
+    assert caught.value.exit_code == ExitCode.BUSY
+    loss = scene.promote("r", accept_loss=True)
+    assert (loss.file_count, loss.size_bytes, loss.open_count) == (3, 50, 2)
+    assert {*loss.paths} == {*LOST, "late"}
+
+    engine = scene.write("r")
+    compare(engine, scene)
+    assert engine.state_id == engine.object_state_id == identity
+    assert run(names_in(engine)) == [b"d", b"open", b"late"]
+    assert run(engine.get_inode(ino)).raw == raw
+    assert run(engine.get_setting("generation")) == b"some mark"
+    assert [item.kind for item in run(engine.list_garbage(9))] == [FormKind.REMOTE]
+    assert run(engine.list_unsealed(ROOT_INODE, 9)) == []
+    made = run(make_sealed(engine, b"new"))
+    assert highest + (1 << 31) < made.ino < FIRST_READER_ID >> 1
+    assert run(engine.drop_raw(ino, run(engine.get_inode(ino)).generation))
+    compare(engine, scene)
+    # What is not here is told, and nothing else.
+    assert all("bytes" in each or "has no form" in each for each in engine.check())
+    engine.close()
+
+    # Others follow, and the same node comes back as any other.
+    other = scene.read("other")
+    here, there = local_tables(other._rows), shared_tables(scene.mount.client)
+    assert_same(without_own(here, ()), without_own(there, ()))
+    assert b"new" in run(names_in(other))
+    other.close()
+    engine = scene.write("r")
+    compare(engine, scene)
+    assert engine.state_id == identity
+    engine.close()
+    nodes = schema.list_nodes(scene.mount.client, "db")
+    assert [each[:3] for each in nodes] == [("r", "writer", "live"), ("other", "reader", "live")]
+
+
+def test_who_was_replaced_changes_nothing_any_more(scene: Scene) -> None:
+    """Nor is its state directory, or that of the node which has read, mounted as before."""
+    scene.fill()
+    scene.read("r").close()
+    scene.promote("r", accept_loss=True)
+    before = shared_tables(scene.mount.client)
+    run(make_file(scene.writer, b"in vain"))
+    scene.writer.commit_nowait()
+
+    async def send_in_vain() -> None:
+        with pytest.raises(MetadataError, match="node r writes in the place of node w"):
+            await scene.writer.writer.send_all()
+
+    trio.run(send_in_vain)
+    assert_same(before, shared_tables(scene.mount.client))
+    scene.writer.close()
+    scene.write("r").close()
+    with pytest.raises(UsageError, match=r"node r writes in the place of this state directory"):
+        scene.write("w")
+    assert scene.mount.client.query("select name from node where role = 'writer'") == [("r",)]
+    with pytest.raises(UsageError, match="belongs to the node that writes"):
+        scene.read("r")
+
+
+def test_a_start_as_the_writer_needs_an_offer(scene: Scene) -> None:
+    scene.read("r").close()
+    with pytest.raises(UsageError, match="have this one take over, by `memfs node promote r`"):
+        scene.write("r")
+    scene.read("r").close()
+    for name in ("w", "nobody"):
+        with pytest.raises(UsageError, match=f"node {name}"):
+            scene.promote(name)
+    # Another node is offered it meanwhile.
+    scene.read("s").close()
+    scene.promote("r")
+    scene.promote("s")
+    with pytest.raises(UsageError, match="memfs node promote r"):
+        scene.write("r")
+    scene.write("s").close()
+
+
+def test_a_writer_that_is_heard_of_is_not_replaced(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    scene.read("r").close()
+    with pytest.raises(UsageError, match="unmount it there first") as caught:
+        schema.promote(scene.mount.client, "db", "r", accept_loss=True, rng=random.Random(1))
+    assert caught.value.exit_code == ExitCode.BUSY
+    run(make_file(scene.writer, b"f"))
+    send(scene.writer)
+
+
+def test_nodes_take_turns(scene: Scene) -> None:
+    """Each one goes on with numbers that no former one has handed out."""
+    scene.writer.close()
+    highest = 0
+    for name in ("a", "b", "c"):
+        reader = scene.read(name)
+        reader.close()
+        scene.promote(name, accept_loss=True)
+        engine = scene.write(name)
+        made = run(make_sealed(engine, name.encode()))
+        assert made.ino > highest + (1 << 31) * bool(highest)
+        highest = made.ino
+        compare(engine, scene)
+        assert run(publish(engine, made, FormKind.REMOTE))
+        assert engine.check() == []
+        engine.close()
+    reader = scene.read("last")
+    assert run(names_in(reader)) == [b"a", b"b", b"c"]
+    reader.close()
+
+
+def test_a_reader_that_was_behind_reads_all_tables_before(scene: Scene) -> None:
+    scene.read("r").close()
+    scene.fill()
+    scene.mount.client.query("delete from change")
+    scene.mount.client.query("update node set state = 'behind' where role = 'reader'")
+    scene.promote("r", accept_loss=True)
+    engine = scene.write("r")
+    compare(engine, scene)
+    assert run(names_in(engine)) == [b"d", b"open"]
+    engine.close()
+
+
+@pytest.mark.parametrize("point", ["reader.taken", *PROMOTE_POINTS, "node.taken"])
+def test_a_node_that_is_killed_as_it_takes_over_goes_on(scene: Scene, point: str) -> None:
+    """From the files that it has left, each time anew."""
+    ino = scene.fill()
+    reader = scene.read("r")
+    assert run(hydrate(reader, run(reader.get_inode(ino))))
+    reader.commit_nowait()
+    assert run(reader.drop_raw(ino, run(reader.get_inode(ino)).generation))
+    reader.commit_nowait()
+    reader.close()
+    scene.promote("r", accept_loss=True)
+    left = scene.root / "left"
+    points: list[str] = []
+
+    def reach(reached: str) -> None:
+        points.append(reached)
+        if reached == point and not left.exists():
+            shutil.copytree(scene.root / "r", left)
+            raise Killed
+
+    with pytest.raises(Killed):
+        scene.write("r", reach)
+    shutil.rmtree(scene.root / "r")
+    left.rename(scene.root / "r")
+    left.mkdir()
+    engine = scene.write("r", reach)
+    compare(engine, scene)
+    assert run(engine.list_unsealed(ROOT_INODE, 9)) == []
+    kinds = sorted(item.kind for item in run(engine.list_garbage(9)))
+    assert kinds == [FormKind.RAW, FormKind.REMOTE]
+    assert run(make_file(engine, b"new")).ino < FIRST_READER_ID >> 1
+    compare(engine, scene)
+    engine.close()
+    scene.write("r").close()
+    # One state directory at most has the place.
+    assert {*PROMOTE_POINTS} <= {*points}
+
+
+async def test_what_is_sent_on_the_way_is_refused(scene: Scene) -> None:
+    """A program of the former writer is told, and its change is nowhere."""
+    await trio.to_thread.run_sync(scene.fill)
+    (await trio.to_thread.run_sync(scene.read, "r")).close()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scene.writer.writer.run)
+        while scene.writer._outbox.server is None:
+            await trio.lowlevel.checkpoint()
+        await make_file(scene.writer, b"before")
+        await scene.writer.commit()
+        await trio.to_thread.run_sync(lambda: scene.promote("r", accept_loss=True))
+
+        async def change() -> None:
+            await make_file(scene.writer, b"after")
+            await scene.writer.commit()
+
+        with pytest.raises((UnconfirmedError, MetadataError)):
+            await change()
+        nursery.cancel_scope.cancel()
+    engine = await trio.to_thread.run_sync(scene.write, "r")
+    names = await names_in(engine)
+    assert b"before" in names
+    assert b"after" not in names
+    engine.close()

@@ -1,0 +1,134 @@
+"""A machine that reads takes over from one that is gone, with mounts and programs."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.crash.node_pair import LIMIT_S, Pair, Way
+from tests.mounting import Mount, MountError, run_memfs
+from tests.waiting import wait_for
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.mount
+
+WITHOUT_UPLOADS = pytest.mark.parametrize(
+    "pair", [Way(upload="policy"), Way(upload="policy", is_encrypted=True)], indirect=True
+)
+
+
+def signal_all(mount: Mount, number: signal.Signals) -> None:
+    for pid in mount.daemon_pids():
+        os.kill(pid, number)
+
+
+def errno_of_reading(path: Path) -> int | None:
+    try:
+        path.read_bytes()
+    except OSError as error:
+        return error.errno
+    return None
+
+
+@WITHOUT_UPLOADS
+def test_a_reader_takes_over_from_a_writer_that_was_killed(pair: Pair) -> None:
+    """What was uploaded is there, what was not is told, and the former one stays out."""
+    here, there = pair.writer.root, pair.reader.root
+    (here / "d").mkdir()
+    (here / "d/kept").write_text("kept" * 1000)
+    (here / "removed").write_text("r")
+    (here / "open").write_text("former")
+    pair.upload()
+    (here / "removed").unlink()
+    assert (there / "d/kept").read_text() == "kept" * 1000
+    (here / "d/lost").write_text("lost" * 1000)
+    open_file = (here / "open").open("w")
+    open_file.write("x")
+    open_file.flush()
+    pair.writer.kill()
+    open_file.close()
+
+    url = pair.database.url
+    with pytest.raises(MountError, match=r"2 files would be lost.*first alone.*d/lost"):
+        run_memfs("node", "promote", "second", url)
+    told = json.loads(run_memfs("node", "promote", "second", url, "--accept-loss", "--json"))
+    assert told["file_count"] == 2
+    # The one that was closed just now may not have been sealed yet.
+    assert told["open_count"] in (1, 2)
+    # It reads on meanwhile.
+    assert (there / "d/kept").read_text() == "kept" * 1000
+    assert "is to write, once it is mounted" in run_memfs("node", "list", url)
+
+    pair.reader.stop()
+    pair.reader.check_log()
+    pair.reader.config = pair.configure("second", "writer", LIMIT_S)
+    pair.reader.start()
+    assert (there / "d/kept").read_text() == "kept" * 1000
+    assert errno_of_reading(there / "d/lost") == errno.EIO
+    assert errno_of_reading(there / "open") == errno.EIO
+    assert sorted(path.name for path in there.iterdir()) == ["d", "open"]
+    (there / "d/lost").write_text("anew")
+    (there / "open").unlink()
+    (there / "new").write_text("new" * 1000)
+    (there / "d/kept").rename(there / "d/moved")
+    run_memfs("barrier", "--level", "remote", there)
+    run_memfs("gc", there)
+
+    (pair.base / "third").mkdir()
+    third = Mount(
+        pair.base / "third", "kernel", pair.configure("third", "reader", LIMIT_S), forked=True
+    )
+    third.start()
+    try:
+        assert (third.root / "new").read_text() == "new" * 1000
+        assert (third.root / "d/moved").read_text() == "kept" * 1000
+        assert (third.root / "d/lost").read_text() == "anew"
+        (there / "later").write_text("later")
+        run_memfs("barrier", "--level", "remote", there)
+        assert (third.root / "later").read_text() == "later"
+    finally:
+        third.stop()
+    with pytest.raises(MountError, match="node second writes in the place of this state directory"):
+        pair.writer.start()
+    # A further start is like any other one.
+    pair.reader.stop()
+    pair.reader.start()
+    assert (there / "new").read_text() == "new" * 1000
+    (there / "newer").write_text("newer")
+
+
+def test_a_writer_that_sleeps_is_shut_out_when_it_wakes(pair: Pair) -> None:
+    """Its programs get errors, and what they wrote is nowhere else."""
+    here, there = pair.writer.root, pair.reader.root
+    (here / "f").write_text("before")
+    pair.upload()
+    assert (there / "f").read_text() == "before"
+    signal_all(pair.writer, signal.SIGSTOP)
+    try:
+        run_memfs("node", "promote", "second", pair.database.url)
+        pair.reader.stop()
+        pair.reader.config = pair.configure("second", "writer", LIMIT_S)
+        pair.reader.start()
+        (there / "f").write_text("after")
+        run_memfs("barrier", "--level", "remote", there)
+    finally:
+        signal_all(pair.writer, signal.SIGCONT)
+
+    def is_shut_out() -> bool:
+        with contextlib.suppress(OSError):
+            (here / "g").write_text("in vain")
+        return "node second writes in the place of node first" in run_memfs("status", here)
+
+    wait_for(is_shut_out, lambda: run_memfs("status", here))
+    with pytest.raises(OSError, match="Input/output error"):
+        (here / "h").write_text("in vain")
+    assert not (there / "g").exists()
+    assert (there / "f").read_text() == "after"
