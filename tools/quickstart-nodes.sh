@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Shows one directory on two nodes, both on this machine: a PostgreSQL server of its own has the
 # names, one node writes, and the other one reads what was written, at once. Then the daemon that
-# writes is killed, and comes back.
+# writes is killed, and comes back; at last the other node takes over from it for good.
 #
 #   tools/quickstart-nodes.sh [--no-setup]     as root, on Debian 12 or the like
 #
@@ -84,7 +84,7 @@ url = "$url"
 
 [nodes]
 name = "$1"
-role = "$1"
+role = "$2"
 commit_timeout = "60s"
 
 [glacier]
@@ -94,8 +94,8 @@ TOML
 mount_it() { "$memfs" mount -c "$area/$1/memfs.toml" --state "$area/$1/state" "$area/$1/data"; }
 
 say "==> mounting both nodes: $writer and $reader"
-configure writer
-configure reader
+configure writer writer
+configure reader reader
 mount_it writer || fail "the node that writes does not start; the reason is above"
 mount_it reader || fail "the node that reads does not start; the reason is above"
 
@@ -138,6 +138,17 @@ say "==> mounting it again, writing, reading on the other node"
 mount_it writer
 printf 'after the kill\n' >"$writer/file"
 [[ $(<"$reader/file") == "after the kill" ]] || fail "the node that reads has an old version"
-"$memfs" umount "$reader"
+
+say "==> the first node goes for good, and the other one takes over:"
+"$memfs" barrier --level remote "$writer" >/dev/null
 "$memfs" umount "$writer"
+"$memfs" node promote reader "$url"
+"$memfs" umount "$reader"
+configure reader writer
+mount_it reader
+check "after the take-over"
+printf 'by the other node\n' >"$reader/file"
+[[ $(<"$reader/file") == "by the other node" ]] || fail "what was written is not there"
+"$memfs" node list "$url"
+"$memfs" umount "$reader"
 say "memfs works here on two nodes: $(wc -l <"$area/checksums") files and 20 directories were read where they were not written, and each was as it was then."

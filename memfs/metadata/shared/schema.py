@@ -242,7 +242,7 @@ class Loss(NamedTuple):
     open_count: int
     """Those that are being written, or were when their node ended."""
     paths: tuple[str, ...]
-    """Of the first ones."""
+    """Those that lead to the first ones."""
 
 
 class NodeReport(NamedTuple):

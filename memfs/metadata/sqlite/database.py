@@ -460,7 +460,7 @@ class Database:
         """Make a node of this state directory, durably; right after it was opened. Idempotent.
 
         Args:
-            number: Of the last entry that the tables have.
+            number: That of the last entry that the tables have.
             change: Changes the tables before, and the totals, in the same transaction.
 
         Raises:

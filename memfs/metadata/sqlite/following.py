@@ -103,7 +103,7 @@ def begin(execute: Execute, number: int) -> None:
 
     Args:
         execute: Runs a statement there.
-        number: Of the last entry that the tables have.
+        number: That of the last entry that the tables have.
     """
     execute("insert or ignore into followed (one, number) values (1, ?)", (number,))
 
