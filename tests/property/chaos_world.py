@@ -183,6 +183,15 @@ class ChaosWorld(World):
         except MemfsError as error:
             raise Refusal(error.errno) from error
 
+    def told(self) -> str:
+        """Return what a failure may come from."""
+        disk, database = os.statvfs(self.state_dir), self.sqlite._database
+        return (
+            f"the disk has {disk.f_bavail * disk.f_frsize} bytes and {disk.f_favail} inodes free; "
+            f"the ballast {'lies' if self.is_full else 'does not lie'} on it; what the batch lost: "
+            f"{database._lost}; the reserve is held: {database._tables._reserve.held}"
+        )
+
     # --- the disk --------------------------------------------------------------------------------
     @property
     def is_full(self) -> bool:

@@ -72,7 +72,11 @@ def live(steps: list[tuple[str, int]], name: str, *, passthrough: bool, encrypte
             encrypted=encrypted,
             small_disk=small_disk,
         )
-        life.live(steps)
+        try:
+            life.live(steps)
+        except Exception as error:
+            error.add_note(life.world.told())
+            raise
         life.end()
 
 
