@@ -19,6 +19,7 @@ from memfs.metadata.shared.log import (
     READ_LOG,
     READ_STATE,
     REPORT,
+    ROUNDS_AT_ONCE,
     Log,
     NameChanges,
     ReaderNode,
@@ -50,6 +51,8 @@ class Database:
         self.round_s = 0.01
         self.round_count = self.connection_count = 0
         self.is_dead = self.refuses = False
+        self.is_cut = False
+        """Connections end before their answer."""
 
     async def connect(self) -> Session:
         """Return another connection."""
@@ -79,6 +82,8 @@ class Session:
             await trio.sleep(timeout_s)
             raise DisconnectedError("no answer")
         await trio.sleep(database.round_s / 2)
+        if database.is_cut:
+            raise DisconnectedError("the connection is lost")
         answers = [self._answer(text, parameters) for text, parameters in statements]
         await trio.sleep(database.round_s / 2)
         return answers
@@ -176,6 +181,66 @@ async def test_a_round_that_is_under_way_serves_nobody_who_comes_later(
     # The question has been answered there, and its answer is on its way.
     database.seq = 1
     assert await log.barrier() == 1
+
+
+async def test_nobody_waits_for_the_round_of_another_one(
+    autojump_clock: object, nursery: trio.Nursery, database: Database, log: Log
+) -> None:
+    """Once there are connections for it, and one program alone needs one."""
+    nursery.start_soon(log.run)
+    await log.barrier()
+    assert database.connection_count == 1
+    database.round_s = 1.0
+    longest_s = 0.0
+
+    async def ask() -> None:
+        nonlocal longest_s
+        begun_s = trio.current_time()
+        await log.barrier()
+        longest_s = max(longest_s, trio.current_time() - begun_s)
+
+    for number in range(20):
+        if number == 10:
+            longest_s = 0.0
+        async with trio.open_nursery() as askers:
+            for after_s in (0.0, 0.3, 0.6):
+                askers.start_soon(trio.sleep, after_s)
+                await trio.sleep(after_s)
+                askers.start_soon(ask)
+    # With one round at a time some wait for nearly two.
+    assert longest_s < 1.3
+    assert database.connection_count == ROUNDS_AT_ONCE
+
+
+async def test_answers_that_overtake_each_other_are_applied_once(
+    autojump_clock: object, nursery: trio.Nursery, database: Database, engine: Engine, log: Log
+) -> None:
+    """And each barrier has what was committed before, though connections end."""
+    rng = random.Random(5)
+    nursery.start_soon(log.run)
+    await log.barrier()
+    barrier_count = 0
+
+    async def ask() -> None:
+        nonlocal barrier_count
+        while True:
+            committed = database.seq
+            assert await log.barrier() >= committed
+            barrier_count += 1
+            await trio.sleep(rng.uniform(0, 0.01))
+
+    async with trio.open_nursery() as askers:
+        for _ in range(5):
+            askers.start_soon(ask)
+        for _ in range(3000):
+            database.seq += rng.choice((0, 1, 1, 30))
+            database.round_s = rng.choice((0.001, 0.01, 0.05))
+            database.is_cut = rng.random() < 0.01
+            await trio.sleep(0.005)
+        askers.cancel_scope.cancel()
+    assert barrier_count > 1000
+    assert await log.barrier() == database.seq
+    assert engine.applied == [*range(1, database.seq + 1)]
 
 
 async def test_changes_come_without_being_asked_for(

@@ -2,8 +2,10 @@
 
 Each round asks the database in one round trip how many changes the writer has, and for those beyond
 what this node has, and applies them. Who calls `barrier` is served by the next round that begins:
-all that was committed before the call is applied then. Rounds come by themselves too, so that names
-and attributes that the kernel keeps are old for a moment at most.
+all that was committed before the call is applied then. A few rounds may be under way at a time, by
+a connection each, so that nobody waits for the end of another one's before the own begins. Rounds
+come by themselves too, so that names and attributes that the kernel keeps are old for a moment at
+most.
 
 Once a second the node notes in its row of the database how far it has got on stable storage: the
 writer keeps the bodies of changes until then.
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import collections
 import logging
+import math
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -58,6 +61,9 @@ BODIES_A_TIME = 200
 APPLIED_AT_ONCE = 20
 """So many changes are applied before others have the event loop; most have some five statements,
 which take some 0.1 ms. Guess."""
+
+ROUNDS_AT_ONCE = 3
+"""Further connections are made once they would have served somebody."""
 
 BEAT_S = 0.25
 """Between two rounds that nobody asks for. A round takes the server some 30 us. Guess."""
@@ -169,13 +175,14 @@ class Log:
         self.name_changes = NameChanges()
         self.tell: Callable[[Effects], None] = lambda _effects: None
         """Told of what was applied just now; the daemon sets it."""
-        self._session: Session | None = None
+        self._sessions: dict[int, Session] = {}
+        """By the task that asks by it; the first one also asks by itself."""
         self._writer_seq = applied
         self._writer = ""
         self._reported = applied
         self._report_s = float("-inf")
-        self._asked = self._served = 0
-        """How many barriers were asked for, and for which of them a round has ended."""
+        self._asked = self._begun = self._served = 0
+        """How many barriers were asked for, and for which of them a round has begun, and ended."""
         self._asks = Signal()
         self._told = Signal()
         self._refusal: BehindError | None = None
@@ -228,7 +235,7 @@ class Log:
             self._node.name,
             self._node.database,
             self._writer,
-            self._session is not None,
+            bool(self._sessions),
             self.applied,
             self._writer_seq,
             None if is_well else self._answered_at,
@@ -248,61 +255,91 @@ class Log:
     # --- following -------------------------------------------------------------------------------
     def begin(self, session: Session, writer: str) -> None:
         """Go on with a connection that is there."""
-        self._session, self._writer = session, writer
+        self._sessions[0], self._writer = session, writer
 
     def close(self) -> None:
-        """Close the connection."""
-        session, self._session = self._session, None
+        """Close the connections."""
+        for at in [*self._sessions]:
+            self._close(at)
+
+    def _close(self, at: int) -> None:
+        session = self._sessions.pop(at, None)
         if session is not None:
             session.close()
 
     async def run(self) -> None:
         """Follow until cancelled."""
-        backoff = Backoff(CONNECT_S_MIN, CONNECT_S_MAX, self._rng)
         try:
-            while self._refusal is None:
-                try:
-                    if self._session is None:
-                        self._session = await self._connect()
-                    await self._follow(self._session, backoff)
-                except (BehindError, CorruptDataError) as error:
-                    self._refuse(error)
-                except Exception as error:
-                    self._note_failure(as_failure(error, f"the log of {self._node.database}"))
-                    self.close()
-                    await trio.sleep(backoff.fail())
-            await trio.sleep_forever()
+            async with trio.open_nursery() as nursery:
+                for at in range(ROUNDS_AT_ONCE):
+                    nursery.start_soon(self._serve, at)
         finally:
             self.close()
 
-    async def _follow(self, session: Session, backoff: Backoff) -> None:
-        while True:
+    async def _serve(self, at: int) -> None:
+        """Do rounds by one connection, and by the next one where that is lost."""
+        backoff = Backoff(CONNECT_S_MIN, CONNECT_S_MAX, self._rng)
+        while self._refusal is None:
+            try:
+                if at not in self._sessions:
+                    if at:
+                        await self._until_needed()
+                    self._sessions[at] = await self._connect()
+                await self._follow(at, self._sessions[at], backoff)
+            except (BehindError, CorruptDataError) as error:
+                self._refuse(error)
+            except Exception as error:
+                failure = as_failure(error, f"the log of {self._node.database}")
+                if not at:
+                    self._note_failure(failure)
+                self._close(at)
+                # Others serve those for whom this round had begun.
+                self._begun = self._served
+                self._asks.set()
+                await trio.sleep(backoff.fail())
+        await trio.sleep_forever()
+
+    async def _until_needed(self) -> None:
+        """Return once somebody waits although each connection that there is has a round."""
+        while self._begun == self._served or self._asked == self._begun:
+            await self._asks.wait(self._asks.count)
+
+    async def _follow(self, at: int, session: Session, backoff: Backoff) -> None:
+        while self._refusal is None:
             seen, asked = self._asks.count, self._asked
-            await self._round(session)
-            backoff.reset()
-            self._reason, self._answered_at = None, time.time()
-            self._served = asked
-            self._told.set()
-            if self._asked == asked:
-                with trio.move_on_after(BEAT_S):
+            if asked > self._begun or not at:
+                self._begun = asked
+                await self._round(session, reports=not at)
+                backoff.reset()
+                self._reason, self._answered_at = None, time.time()
+                self._served = max(self._served, asked)
+                self._told.set()
+            if self._asked == self._begun:
+                with trio.move_on_after(math.inf if at else BEAT_S):
                     await self._asks.wait(seen)
             else:
                 await trio.lowlevel.checkpoint()
 
-    async def _round(self, session: Session) -> None:
-        """Apply all that the database has now."""
-        report = await self._due_report()
+    async def _round(self, session: Session, *, reports: bool) -> None:
+        """Apply all that the database has now.
+
+        Args:
+            session: The connection.
+            reports: The database is told how far this node is, if that is due.
+        """
+        report = await self._due_report() if reports else []
         while True:
+            before = self.applied
             found, *_, changes = await session.transact(
                 [
                     (READ_STATE, (self._node.number,)),
                     *report,
-                    (READ_LOG, (self.applied, BODIES_A_TIME)),
+                    (READ_LOG, (before, BODIES_A_TIME)),
                 ],
                 self.limit_s,
             )
             report = []
-            seq = self._checked_state(found)
+            seq = self._checked_state(found, before)
             self._reach("reader.fetched")
             await self._apply(changes, seq)
             if self.applied >= seq:
@@ -322,8 +359,12 @@ class Log:
             (REPORT, (number, self._node.number, self._node.epoch)),
         ]
 
-    def _checked_state(self, found: Sequence[Row]) -> int:
+    def _checked_state(self, found: Sequence[Row], before: int) -> int:
         """Return the number of the writer's last change.
+
+        Args:
+            found: What `READ_STATE` has told.
+            before: What was applied when that was asked.
 
         Raises:
             BehindError: This node cannot follow any more.
@@ -338,16 +379,16 @@ class Log:
                 f"{self._node.database}: a copy of this state directory is mounted; unmount one of "
                 "the two"
             )
-        if seq < self.applied:
+        if seq < before:
             raise BehindError(
                 f"{self._node.database} has {seq} changes of node {self._writer}, and this node "
-                f"{self.applied}: it was put back from a backup; unmount, and mount again, which "
+                f"{before}: it was put back from a backup; unmount, and mount again, which "
                 "reads all names anew"
             )
         if state != _LIVE:
             raise self._left_behind()
-        self._writer_seq = int(seq)
-        return self._writer_seq
+        self._writer_seq = max(self._writer_seq, int(seq))
+        return int(seq)
 
     def _left_behind(self) -> BehindError:
         return BehindError(
@@ -360,8 +401,14 @@ class Log:
         if not changes and self.applied < seq:
             raise self._left_behind()
         for at in range(0, len(changes), APPLIED_AT_ONCE):
-            some = changes[at : at + APPLIED_AT_ONCE]
-            decoded = [(int(number), bodies.decode(bytes(data))) for number, data in some]
+            # Another round may have applied some of them.
+            decoded = [
+                (int(number), bodies.decode(bytes(data)))
+                for number, data in changes[at : at + APPLIED_AT_ONCE]
+                if number > self.applied
+            ]
+            if not decoded:
+                continue
             for before, (number, _) in enumerate(decoded, self.applied + 1):
                 if number != before:
                     raise self._left_behind()
@@ -390,3 +437,4 @@ class Log:
             )
         log.error("%s; open files can be read on", self._refusal)
         self._told.set()
+        self._asks.set()
