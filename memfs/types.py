@@ -169,6 +169,8 @@ class Durability(enum.StrEnum):
     """A verified remote object of this generation exists."""
     FOREIGN = "foreign"
     """A source has its bytes: they are as safe as the source is."""
+    LOST = "lost"
+    """Its bytes are nowhere: reading is EIO, until it is written anew."""
 
 
 class CodecSpec(NamedTuple):

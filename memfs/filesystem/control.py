@@ -446,7 +446,11 @@ class Control:
             return Durability.FOREIGN
         if inode.flags & InodeFlags.DURABLE or FormKind.PACKED in kinds:
             return Durability.LOCAL
-        return Durability.DIRTY if inode.raw else Durability.LOCAL
+        if inode.raw:
+            return Durability.DIRTY
+        # On a node that reads they are on the one that writes.
+        is_lost = self._recency is None and not forms and bool(inode.size or inode.blob)
+        return Durability.LOST if is_lost and stat.S_ISREG(inode.mode) else Durability.LOCAL
 
     async def _residency_json(self, inode: Inode) -> str:
         forms = await self._forms(inode)
@@ -491,6 +495,11 @@ class Control:
             answer["names"] = refusal
         if self._recency is not None:
             answer |= await self._recency.why(inode)
+        elif await self.durability_of(inode) == Durability.LOST:
+            answer["content"] = (
+                "its bytes are nowhere, and reading is an error: it has lost all its forms, or the "
+                "node that wrote before had them alone; write it anew, or remove it"
+            )
         if self._residency.is_refused(inode.ino):
             answer["ram"] = self._residency.refusal
         if self._hot is not None and (refusal := self._hot.refusal(inode.ino, inode.generation)):

@@ -64,7 +64,8 @@ CONTROL_XATTRS: dict[bytes, ControlXattr] = {
     STATE_XATTR: ControlXattr(
         False,
         "How safe the file is: `dirty`, then `local` (on stable disk), then `remote` (a verified "
-        "object of this generation exists); `foreign`: the source that it was adopted from has it.",
+        "object of this generation exists); `foreign`: the source that it was adopted from has it; "
+        "`lost`: its bytes are nowhere.",
     ),
     RESIDENCY_XATTR: ControlXattr(
         False, "JSON: forms, bytes in RAM, whether locked, devices that have its tensors."

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
+from memfs.errors import CorruptDataError
 from memfs.moves.coding import choose_coding, codec_of, encryption_of, is_under, key_of, unlock
 from memfs.moves.packing import blob_of, find_form, live_blob, reading_raw
 from memfs.stores.disk import disk_errors, open_plain, read_fully, write_all
@@ -44,8 +45,16 @@ async def find_packed(parts: MoveParts, inode: Inode, store: str) -> Form | None
 
     Args:
         store: Name of the store of the object.
+
+    Raises:
+        CorruptDataError: There is no raw file either.
     """
     packed = await find_form(parts, inode, FormKind.PACKED)
+    if packed is None and not inode.raw:
+        raise CorruptDataError(
+            f"inode {inode.ino}: no form of its content is left here or in a store; run memfs "
+            "fsck, or write it anew"
+        )
     if packed is None or not inode.raw:
         return packed
     codec = await codec_of(parts, inode.ino, parts.config.store(store).codec)

@@ -79,7 +79,8 @@ class Uploads:
     def put(self, file: Observed) -> bool:
         """Queue the upload of a file; False if it has its object or needs no such one."""
         context, candidate = self._context, file.candidate
-        if not context.uploads_sealed or candidate.remote or not file.inode.size:
+        has_bytes = file.inode.size and (candidate.raw or candidate.packed)
+        if not context.uploads_sealed or candidate.remote or not has_bytes:
             return False
         move = Move(candidate.ino, Goal.STORED, rules.UPLOAD, _DETAIL, 0, candidate.priority)
         context.queues.put(move, file.store)
@@ -142,6 +143,9 @@ class Uploads:
         if not inode.size or inode.flags & InodeFlags.UNSEALED:
             return False
         forms = await self._context.engine.list_all_forms(inode)
+        if not inode.raw and not forms:
+            # The node that wrote before had its bytes alone.
+            return False
         return all(form.kind != FormKind.REMOTE for form in forms)
 
     def _note(self, files: dict[InodeNo, float], ino: InodeNo, wait_s: float) -> None:

@@ -73,6 +73,10 @@ def test_a_reader_takes_over_from_a_writer_that_was_killed(pair: Pair) -> None:
     pair.reader.start()
     assert (there / "d/kept").read_text() == "kept" * 1000
     assert errno_of_reading(there / "d/lost") == errno.EIO
+    assert os.getxattr(there / "d/lost", "user.memfs.state") == b"lost"
+    assert "its bytes are nowhere" in run_memfs("why", there / "d/lost")
+    with pytest.raises(MountError, match="there are no bytes of it"):
+        run_memfs("barrier", "--level", "remote", there / "d/lost")
     assert errno_of_reading(there / "open") == errno.EIO
     assert sorted(path.name for path in there.iterdir()) == ["d", "open"]
     (there / "d/lost").write_text("anew")
