@@ -125,7 +125,9 @@ class RemoteBarrier:
             results.note(ino, MoveOutcome.BUSY, _WRITTEN)
         elif await find_form(parts, inode, FormKind.REMOTE) is not None:
             results.note(ino, MoveOutcome.UNNEEDED)
-        elif inode.size and not inode.raw and not inode.blob:
+        elif not (inode.raw or await find_form(parts, inode, FormKind.PACKED)) and (
+            inode.size or inode.blob
+        ):
             results.note(ino, FAILED, _NO_BYTES)
         else:
             await self._take(inode, await chosen_store(parts, ino), results)
