@@ -211,7 +211,13 @@ FILL_POINTS = ("fill.begun", "fill.emptied", "fill.step", "fill.done")
 third one again and again, also before the second."""
 
 
-PROMOTE_POINTS = ("promote.noted", "promote.taken", "promote.changed", "promote.done")
+PROMOTE_POINTS = (
+    "promote.noted",
+    "promote.taken",
+    "promote.marked",
+    "promote.changed",
+    "promote.done",
+)
 """That of a node that read and is to write (`metadata.shared.promoting`), in order."""
 
 

@@ -8,6 +8,7 @@ a file was opened for writing, while its bytes are on the disk already.
 from __future__ import annotations
 
 import logging
+import os
 from typing import TYPE_CHECKING
 
 import trio
@@ -15,7 +16,10 @@ import trio
 from memfs.defects import as_failure
 from memfs.errors import CorruptDataError, MemfsError, StaleInodeError
 from memfs.linux.boot import boot_id
+from memfs.linux.times import storable_ns
+from memfs.metadata.records import InodeFlags
 from memfs.moves.damage import record_damage
+from memfs.stores.disk import disk_errors
 from memfs.types import InodeNo
 
 if TYPE_CHECKING:
@@ -35,6 +39,10 @@ SETTING = "recheck.boot"
 
 DRAINED = b"drained"
 """The last mount brought everything to stable storage before it ended."""
+
+FETCHED = b"fetched"
+"""The last mount read what another node wrote: raw files have the bytes that were fetched, and
+times as they were then. `metadata.shared.promoting` writes it."""
 
 FILES_A_SLICE = 1000
 """A stat(2) each, in a thread. Guess."""
@@ -71,6 +79,9 @@ class Recheck:
         if known is None and not await engine.list_files(InodeNo(0), 1):
             # A new state: its first mount may end before the first step.
             known = DRAINED
+        if known == FETCHED:
+            await self._fit_fetched()
+            known = DRAINED
         if known == DRAINED:
             clean_ns = await trio.to_thread.run_sync(self._parts.raw_store.stamp)
             async with engine.change():
@@ -81,6 +92,45 @@ class Recheck:
         self._parts.sealer.note_clean(int(await engine.get_setting(CLEAN_SETTING) or 0))
         self.proven = known == DRAINED
         self.done = known in (DRAINED, self._boot)
+
+    async def _fit_fetched(self) -> None:
+        """Give raw files the times that the node which wrote has set; drop what is not whole.
+
+        Before anybody takes such a file for one that was written here.
+        """
+        engine, after = self._parts.engine, InodeNo(0)
+        while inodes := await engine.list_files(after, self._files_a_slice):
+            unfit = await trio.to_thread.run_sync(
+                self._fit_slice, inodes, limiter=self._parts.prompt_threads
+            )
+            async with engine.change():
+                for inode in unfit:
+                    await engine.drop_raw(inode.ino, inode.generation)
+            after = inodes[-1].ino
+
+    def _fit_slice(self, inodes: Sequence[Inode]) -> list[Inode]:
+        """Set times, durably; returns those whose raw files have another size, or are missing."""
+        store, unfit = self._parts.raw_store, []
+        for inode in inodes:
+            if not inode.raw or inode.flags & InodeFlags.UNSEALED:
+                continue
+            try:
+                fd = store.open(inode.raw)
+            except MemfsError as error:
+                log.warning("inode %d: %s", inode.ino, error)
+                unfit.append(inode)
+                continue
+            with disk_errors(str(store.path(inode.raw))):
+                try:
+                    status = os.fstat(fd)
+                    if status.st_size != inode.size:
+                        unfit.append(inode)
+                    elif storable_ns(status.st_mtime_ns) != inode.mtime_ns:
+                        os.utime(fd, ns=(inode.atime_ns, inode.mtime_ns))
+                        os.fsync(fd)
+                finally:
+                    os.close(fd)
+        return unfit
 
     def trust(self) -> None:
         """Nobody writes here: raw files are as they were fetched. In place of `begin`."""

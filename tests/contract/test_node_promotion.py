@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from memfs.content.file_syncs import REFUSED_SETTING
 from memfs.errors import MetadataError, UnconfirmedError, UsageError
 from memfs.exit_codes import ExitCode
 from memfs.metadata.shared import schema
 from memfs.metadata.shared.engine import NodeSettings, SharedEngine
 from memfs.metadata.shared.reader_engine import ReaderEngine, ReaderSettings
+from memfs.metadata.shared.writer import EPOCH_STEP_MAX
 from memfs.metadata.sqlite.lease import FIRST_READER_ID
+from memfs.moves import rechecking
 from memfs.moves.faults import PROMOTE_POINTS
 from memfs.types import ROOT_INODE, FormKind
 from tests.contract.engine.making import (
@@ -307,6 +310,86 @@ def test_a_node_that_is_killed_as_it_takes_over_goes_on(scene: Scene, point: str
     scene.write("r").close()
     # One state directory at most has the place.
     assert {*PROMOTE_POINTS} <= {*points}
+
+
+def test_who_takes_over_while_another_one_is_promoted_does_not_write(scene: Scene) -> None:
+    """The row is looked at again before the tables become a writer's."""
+    scene.fill()
+    scene.read("r").close()
+    scene.read("s").close()
+    scene.promote("r", accept_loss=True)
+
+    def reach(point: str) -> None:
+        if point == "promote.taken":
+            scene.promote("s", accept_loss=True)
+
+    with pytest.raises(UsageError, match="another node is to write since"):
+        scene.write("r", reach)
+    engine = scene.write("s")
+    compare(engine, scene)
+    engine.close()
+    with pytest.raises(UsageError, match="node s writes"):
+        scene.write("r")
+
+
+@pytest.mark.parametrize("point", ["promote.taken", "promote.marked", "promote.changed"])
+def test_tables_that_are_taking_over_are_no_readers(scene: Scene, point: str) -> None:
+    """Whatever they were killed in: what a reader writes there would be sent as changes."""
+    scene.fill()
+    scene.read("r").close()
+    scene.promote("r", accept_loss=True)
+
+    def reach(reached: str) -> None:
+        if reached == point:
+            raise Killed
+
+    with pytest.raises(Killed):
+        scene.write("r", reach)
+    with pytest.raises(UsageError, match=r"role = .writer.|with nodes.role=.writer.|that writes"):
+        scene.read("r")
+    engine = scene.write("r")
+    compare(engine, scene)
+    engine.close()
+
+
+def test_what_the_former_machine_knew_of_its_disk_goes(scene: Scene) -> None:
+    """The heir looks at the raw files that it has fetched itself."""
+    scene.fill()
+    for name in (rechecking.SETTING, rechecking.CLEAN_SETTING, REFUSED_SETTING):
+        run(scene.writer.put_setting(name, b"drained"))
+    send(scene.writer)
+    reader = scene.read("r")
+    reader._lease.close(clean=False)
+    reader.close()
+    scene.promote("r", accept_loss=True)
+    engine = scene.write("r")
+    assert run(engine.get_setting(rechecking.SETTING)) == rechecking.FETCHED
+    for name in (rechecking.CLEAN_SETTING, REFUSED_SETTING):
+        assert run(engine.get_setting(name)) is None
+    assert run(engine.get_setting("generation")) == b"some mark"
+    compare(engine, scene)
+    # Raw files that the reader may have made without a record are still looked for.
+    start, end = engine.unrecorded_raw_range()
+    assert FIRST_READER_ID <= start < end
+    engine.close()
+
+
+def test_former_contents_that_a_snapshot_would_lose_are_told(scene: Scene) -> None:
+    writer = scene.writer
+    inode = run(make_sealed(writer, b"f"))
+    run(writer.create_snapshot("s", NOW_NS, "", [], None))
+    run(writer.unlink(ROOT_INODE, b"f", NOW_NS))
+    run(writer.reap([inode.ino]))
+    send(writer)
+    scene.read("r").close()
+    before = writer.writer.report().epoch
+    with pytest.raises(UsageError, match="would lose 1 former content of files, which node w"):
+        scene.promote("r")
+    loss = scene.promote("r", accept_loss=True)
+    assert (loss.file_count, loss.kept_count) == (0, 1)
+    # No epoch is beyond that the former writer may have been about to take.
+    [(epoch,)] = scene.mount.client.query("select epoch from node where role = 'writer'")
+    assert epoch > before + EPOCH_STEP_MAX
 
 
 async def test_what_is_sent_on_the_way_is_refused(scene: Scene) -> None:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.mount
 
+TIME_NS = 1_500_000_000_123_456_789
+
 WITHOUT_UPLOADS = pytest.mark.parametrize(
     "pair", [Way(upload="policy"), Way(upload="policy", is_encrypted=True)], indirect=True
 )
@@ -49,6 +51,8 @@ def test_a_reader_takes_over_from_a_writer_that_was_killed(pair: Pair) -> None:
     pair.upload()
     (here / "removed").unlink()
     assert (there / "d/kept").read_text() == "kept" * 1000
+    # The other one has its bytes with another time.
+    os.utime(here / "d/kept", ns=(TIME_NS, TIME_NS))
     (here / "d/lost").write_text("lost" * 1000)
     open_file = (here / "open").open("w")
     open_file.write("x")
@@ -72,6 +76,7 @@ def test_a_reader_takes_over_from_a_writer_that_was_killed(pair: Pair) -> None:
     pair.reader.config = pair.configure("second", "writer", LIMIT_S)
     pair.reader.start()
     assert (there / "d/kept").read_text() == "kept" * 1000
+    assert (there / "d/kept").stat().st_mtime_ns == TIME_NS
     assert errno_of_reading(there / "d/lost") == errno.EIO
     assert os.getxattr(there / "d/lost", "user.memfs.state") == b"lost"
     assert "its bytes are nowhere" in run_memfs("why", there / "d/lost")
@@ -85,6 +90,7 @@ def test_a_reader_takes_over_from_a_writer_that_was_killed(pair: Pair) -> None:
     (there / "d/kept").rename(there / "d/moved")
     run_memfs("barrier", "--level", "remote", there)
     run_memfs("gc", there)
+    assert (there / "d/moved").stat().st_mtime_ns == TIME_NS
 
     (pair.base / "third").mkdir()
     third = Mount(

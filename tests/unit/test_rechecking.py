@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from memfs.metadata.records import InodeFlags
-from memfs.moves.rechecking import Recheck
+from memfs.moves.rechecking import FETCHED, SETTING, Recheck
+from memfs.moves.uploading import upload
 from tests.moving import State
 
 if TYPE_CHECKING:
@@ -108,3 +109,24 @@ async def test_a_file_that_a_program_has_written_since_is_left_alone(state: Stat
     await state.rewrite(ino, b"by a program")
     assert await run(recheck) == 0
     assert await state.content(ino) == b"by a program"
+
+
+async def test_what_was_fetched_as_a_reader_gets_the_times_of_its_inode(state: State) -> None:
+    """Nothing of it was written here; what has another size has its bytes in a form."""
+    inos = [await durable_file(state, str(number), b"old") for number in range(5)]
+    retimed, cut, gone = [await state.engine.get_inode(ino) for ino in inos[:3]]
+    for inode in (cut, gone):
+        await upload(state.parts, inode.ino)
+    state.raw_store.set_times(retimed.raw, 1, 2)
+    state.raw_store.path(cut.raw).write_bytes(b"")
+    state.raw_store.unlink(gone.raw)
+    async with state.engine.change():
+        await state.engine.put_setting(SETTING, FETCHED)
+    recheck = await boot(state, b"of the heir")
+    assert recheck.proven
+    assert state.raw_store.stat(retimed.raw).st_mtime_ns == retimed.mtime_ns
+    now = [await state.engine.get_inode(ino) for ino in inos]
+    assert [bool(inode.raw) for inode in now] == [True, False, False, True, True]
+    assert [inode.mtime_ns for inode in now[:1]] == [retimed.mtime_ns]
+    assert await state.sealer.adopt_doubtful() == 0
+    assert await state.engine.get_setting(SETTING) == b"of the heir"

@@ -203,8 +203,8 @@ class SharedEngine(SqliteEngine):
                 mount = session.check()
                 file = NodeFile(state_dir)
                 known = file.read()
-                is_promoted = known is not None and known.role is Role.READER
-                if is_promoted:
+                is_promoted = promoting.is_taking(known)
+                if known is not None and known.role is Role.READER:
                     offer = promoting.find_offer(state_dir, session, connector.name)
                     if offer is not None:
                         open_reader = partial(
@@ -256,7 +256,7 @@ class SharedEngine(SqliteEngine):
 
             try:
                 if is_promoted:
-                    promoting.change(engine, state_dir, session, reach)
+                    promoting.change(engine, state_dir, connector.name, session, reach)
             except (DatabaseError, DisconnectedError) as error:
                 raise no_answer(connector.name, error) from error
             except OSError as error:

@@ -7,10 +7,13 @@ former one out (`schema.promote`). The next start, with `nodes.role = "writer"`,
 2. The epoch that it is about to take is noted in the file `node` (`promote.noted`).
 3. The row of the writer gets that epoch, and the reader's row is left (`promote.taken`). *Killed
    from here on*: the next start knows by the epoch that it was this state directory, and goes on.
-4. The tables get what only a writer has, objects that are to be removed, and settings, in one
+   Settings that tell how the former machine's disk is go in the same transaction.
+4. The file `node` says that it writes, under the identity of the former state directory
+   (`promote.marked`): objects are sealed with that, and their store has its marks. It tells of the
+   epoch that was taken until the end, so that no start takes these tables for a reader's.
+5. The tables get what only a writer has, objects that are to be removed, and settings, in one
    transaction (`promote.changed`). Then numbers are handed out beyond those of the former writer.
-5. The file `node` says that it writes, under the identity of the former state directory
-   (`promote.done`): objects are sealed with that, and their store has its marks.
+6. The file `node` is as that of each writer (`promote.done`).
 
 Bytes that the former node had alone are not here. What it was writing becomes a closed file with a
 blob that has no form, so that reading is EIO; it can be written anew, or removed.
@@ -28,12 +31,12 @@ from memfs.metadata.records import Seal
 from memfs.metadata.shared.node_file import NodeFile, Role
 from memfs.metadata.shared.reader_engine import ReaderEngine, ReaderSettings
 from memfs.metadata.shared.schema import NodeState
-from memfs.metadata.shared.tables import BY_NAME, LOCAL_SETTINGS, local_row
+from memfs.metadata.shared.tables import BY_NAME, LOCAL_SETTINGS, array_text, local_row
 from memfs.metadata.shared.writer import EPOCH_STEP_MAX
 from memfs.metadata.sqlite.format import read_state_id
 from memfs.metadata.sqlite.lease import FIRST_READER_ID
 from memfs.metadata.sqlite.rows import GARBAGE_COUNT
-from memfs.types import FormKind, StateId
+from memfs.types import FormKind
 
 if TYPE_CHECKING:
     import random
@@ -51,6 +54,18 @@ LEAVE = (
     "update node set state = 'left' where node = $1 and exists (select from node"
     " where role = 'writer' and state = 'left' and epoch = $2 and seq = $3 and name = $4)"
 )
+FORGET_MACHINE = (
+    "delete from setting where name = any($1::bytea[])"
+    " and exists (select from node where role = 'writer' and epoch = $2)"
+)
+MACHINE_SETTINGS = (b"recheck.boot", b"recheck.clean", b"syncs.refused")
+"""What the former machine knew of its disk: nothing of it is true of the heir's."""
+NOTE_FETCHED = (
+    "insert into setting (name, value) select 'recheck.boot'::bytea, 'fetched'::bytea"
+    " from node where role = 'writer' and epoch = $1"
+)
+"""As `moves.rechecking.FETCHED`: the heir's raw files are as it has fetched them, with the times of
+then. It would take one whose time the former writer has set since for one that was written."""
 TAKE = (
     "update node set epoch = $1, state = 'live', beat = now() where role = 'writer'"
     " and state = 'left' and epoch = $2 and seq = $3 and name = $4 returning node"
@@ -100,7 +115,7 @@ def find_offer(state_dir: Path, session: FirstSession, database_name: str) -> Of
     assert known is not None, "a reader's"
     nodes = session.find_nodes()
     writer = next((node for node in nodes if node.role == Role.WRITER), None)
-    if writer is not None and known.taken is not None and writer.epoch == known.taken:
+    if has_taken(known, writer):
         return None
     state_id = read_state_id(state_dir)
     own = next((node for node in nodes if node.state_id == state_id), None)
@@ -113,6 +128,16 @@ def find_offer(state_dir: Path, session: FirstSession, database_name: str) -> Of
             ExitCode.STATE_UNUSABLE,
         )
     return Offer(own, writer)
+
+
+def is_taking(known: Membership | None) -> bool:
+    """Return whether a state directory is not a writer's yet, by its file `node`."""
+    return known is not None and (known.role is Role.READER or known.taken is not None)
+
+
+def has_taken(known: Membership, writer: NodeRow | None) -> bool:
+    """Return whether the row of the writer is that of a state directory which is taking it."""
+    return writer is not None and known.taken is not None and writer.epoch == known.taken
 
 
 def take(
@@ -158,29 +183,39 @@ def take(
     file.write(known._replace(taken=epoch))
     reach("promote.noted")
     here = (writer.epoch, applied, name)
-    *_, taken = session.transact_blocking(
-        [(LOCK_NODES, ()), (LEAVE, (offer.reader.number, *here)), (TAKE, (epoch, *here))], limit_s
+    *_, taken, _, _ = session.transact_blocking(
+        [
+            (LOCK_NODES, ()),
+            (LEAVE, (offer.reader.number, *here)),
+            (TAKE, (epoch, *here)),
+            (FORGET_MACHINE, (array_text(MACHINE_SETTINGS), epoch)),
+            (NOTE_FETCHED, (epoch,)),
+        ],
+        limit_s,
     )
     if not taken:
-        raise UsageError(
-            f"{database_name}: another node is to write since: see `memfs node list`",
-            ExitCode.STATE_IN_USE,
-        )
+        raise _replaced(database_name)
     reach("promote.taken")
 
 
 def change(
-    engine: SqliteEngine, state_dir: Path, session: FirstSession, reach: Callable[[str], None]
+    engine: SqliteEngine,
+    state_dir: Path,
+    database_name: str,
+    session: FirstSession,
+    reach: Callable[[str], None],
 ) -> None:
-    """Make a writer's tables of a reader's, which was taken over: steps 4 and 5.
+    """Make a writer's tables of those of a reader, which has taken over: steps 4 to 6.
 
     Args:
         engine: Just opened.
         state_dir: Its directory.
-        session: A connection to the database.
+        database_name: Where the database is, for messages.
+        session: A connection to it.
         reach: Told of each fault point.
 
     Raises:
+        UsageError: Another node is to write since.
         DatabaseError, DisconnectedError: As of the session.
         MetadataError, OSError: The state directory cannot be used.
     """
@@ -189,17 +224,28 @@ def change(
     writer = session.find_writer()
     assert known is not None
     assert writer is not None
+    if not has_taken(known, writer):
+        raise _replaced(database_name)
+    known = known._replace(
+        epochs=(writer.epoch,), role=Role.WRITER, state_id=bytes(writer.state_id)
+    )
+    file.write(known)
+    reach("promote.marked")
     if engine._database.read_followed()[0] is None:
         _change_tables(engine, session, writer)
     reach("promote.changed")
     if engine._lease.next_id >= FIRST_READER_ID:
         engine._lease.restart(_highest(engine) + GAP_COUNT)
-    file.write(_as_writer(known, StateId(bytes(writer.state_id)), writer.epoch))
+    file.write(known._replace(taken=None))
     reach("promote.done")
 
 
-def _as_writer(known: Membership, state_id: StateId, epoch: int) -> Membership:
-    return known._replace(epochs=(epoch,), role=Role.WRITER, taken=None, state_id=state_id)
+def _replaced(database_name: str) -> UsageError:
+    return UsageError(
+        f"{database_name}: another node is to write since (see `memfs node list`): have this one "
+        'read, by role = "reader" in [nodes]',
+        ExitCode.STATE_IN_USE,
+    )
 
 
 def _change_tables(engine: SqliteEngine, session: FirstSession, writer: NodeRow) -> None:

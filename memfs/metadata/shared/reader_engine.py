@@ -125,6 +125,7 @@ class ReaderEngine(Applying):
                 )
             file = NodeFile(state_dir)
             _mark(state_dir, file, mount, name)
+            _refuse_heir(file, writer, name)
             try:
                 engine = cls.open(
                     state_dir,
@@ -229,6 +230,21 @@ def _mark(state_dir: Path, file: NodeFile, mount: Mount, name: str) -> None:
         raise UsageError(
             f'{state_dir} belongs to the node that writes: mount it with nodes.role = "writer", or '
             "name another directory by --state",
+            ExitCode.STATE_UNUSABLE,
+        )
+
+
+def _refuse_heir(file: NodeFile, writer: NodeRow, name: str) -> None:
+    """See that a state directory has not taken the place of the writer.
+
+    Raises:
+        UsageError: It has: nobody else can write now.
+    """
+    known = file.read()
+    if known is not None and known.taken is not None and known.taken == writer.epoch:
+        raise UsageError(
+            f"{name}: this node has taken the place of the one that wrote: write "
+            'role = "writer" in [nodes], and mount again',
             ExitCode.STATE_UNUSABLE,
         )
 

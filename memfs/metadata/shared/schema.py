@@ -160,6 +160,13 @@ _ONLY_THERE = """
     order by i.ino
 """
 """Files whose bytes no store has: the node that writes alone, if anybody."""
+_KEPT_THERE = """
+    select count(*) from kept as k
+    where (k.size > 0 or k.open = 1) and not exists (
+            select from form as f where f.blob = k.blob and k.blob <> 0) and not exists (
+            select from foreign_object as o where o.ino = k.ino and o.generation = k.generation)
+"""
+"""Likewise former contents, which snapshots have. No barrier uploads them."""
 _LIST_NAMES = """
     select distinct on (d.ino) d.ino, d.parent, d.name from dentry as d
     where d.ino = any($1::bigint[]) order by d.ino, d.parent, d.cookie
@@ -243,6 +250,8 @@ class Loss(NamedTuple):
     """Those that are being written, or were when their node ended."""
     paths: tuple[str, ...]
     """Those that lead to the first ones."""
+    kept_count: int
+    """Former contents of files that snapshots have."""
 
 
 class NodeReport(NamedTuple):
@@ -396,12 +405,14 @@ def find_loss(client: Client) -> Loss:
     """Return the files of a mount whose bytes no store has: the node that writes has them alone."""
     client.query("set enable_seqscan = on")
     rows = client.query(_ONLY_THERE)
+    ((kept_count,),) = client.query(_KEPT_THERE)
     client.query("set enable_seqscan = off")
     return Loss(
         len(rows),
         sum(size for _, size, is_open in rows if not is_open),
         sum(is_open for *_, is_open in rows),
         _paths(client, [ino for ino, *_ in rows[:PATH_COUNT_MAX]]),
+        int(kept_count),
     )
 
 
@@ -474,7 +485,16 @@ def promote(
             "use --accept-loss",
             ExitCode.BUSY,
         )
-    step = rng.randint(1, EPOCH_STEP_MAX)
+    if loss.kept_count and not accept_loss:
+        contents = format_count(loss.kept_count, "former content")
+        raise UsageError(
+            f"{database}: snapshots would lose {contents} of files, which node {writer.name} "
+            "alone has, and no barrier uploads: copy from the snapshots there what you need, then "
+            "use --accept-loss",
+            ExitCode.BUSY,
+        )
+    # Beyond each epoch that a node was about to take, and has noted.
+    step = EPOCH_STEP_MAX + rng.randint(1, EPOCH_STEP_MAX)
     if not client.query(_OFFER, (step, name, writer.epoch, SILENT_S)):
         raise UsageError(
             f"{database}: node {writer.name} writes, and was heard of {writer.heard_s:.0f} s ago: "

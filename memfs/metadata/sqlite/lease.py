@@ -186,11 +186,12 @@ class IdLease:
     def restart(self, first: int) -> None:
         """Hand out the numbers from `first` on, which may be lower; blocks for an fsync.
 
-        After a crash only these are looked at.
+        What is `unrecorded` stays so for this process; after a crash only the new numbers are
+        looked at.
         """
         self._start = self._next = self._previous_end = first
         self._end = first + self._count
-        self.unrecorded, self._held = (first, first), None
+        self._held = None
         self._write(clean=False)
 
     def hold(self, oldest: int) -> None:

@@ -133,6 +133,9 @@ def promote(
             f"{format_count(loss.file_count, 'file')} lost, {format_size(loss.size_bytes)} and "
             f"{loss.open_count} being written: {', '.join(loss.paths)}"
         )
+    if loss.kept_count:
+        contents = format_count(loss.kept_count, "former content")
+        tell(f"{contents} of files lost, which snapshots had")
     tell(
         f'{name}: writes from its next mount on; write role = "writer" in [nodes] there, and mount '
         "again"
