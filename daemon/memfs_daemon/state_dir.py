@@ -57,19 +57,23 @@ def prepare_state(state_dir: Path) -> None:
         )
 
 
-def require_state(state_dir: Path) -> None:
+def require_state(state_dir: Path, *, shared: bool = False) -> None:
     """See that a directory is a state directory.
 
+    Args:
+        state_dir: The directory.
+        shared: It may be that of a node of a shared mount.
+
     Raises:
-        UsageError: It is not one, or one of a format that this memfs does not know, or of a node of
-            a shared mount, or others could change it.
+        UsageError: It is not one, or one of a format that this memfs does not know, or, unless that
+            is allowed, of a node of a shared mount; or others could change it.
     """
     try:
         require_own_tree(state_dir.resolve(strict=True), _DEPTH)
     except OSError as error:
         message = f"{state_dir} is no state directory of memfs: {error.strerror}"
         raise UsageError(message, ExitCode.STATE_UNUSABLE) from None
-    if not _is_state(state_dir, shared=False):
+    if not _is_state(state_dir, shared=shared):
         raise UsageError(f"{state_dir} is no state directory of memfs", ExitCode.STATE_UNUSABLE)
 
 

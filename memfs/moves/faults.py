@@ -226,6 +226,20 @@ READER_POINTS = ("reader.taken", "reader.fetched", "reader.applied")
 its log (`metadata.shared.log`)."""
 
 
+MOVE_IN_POINTS = (
+    "move_in.registered",
+    "move_in.removed",
+    "move_in.step",
+    "move_in.compared",
+    "move_in.marked",
+    "move_in.named",
+    "move_in.counted",
+    "move_in.done",
+)
+"""That of a mount of one machine whose names move into a database (`metadata.shared.moving_in`), in
+order; the second one and the third one after each step."""
+
+
 class FaultPoints:
     """Told of every point reached; does nothing. Crash tests pass one that kills the process."""
 

@@ -313,6 +313,7 @@ def test_a_state_directory_joins_once_with_its_rows(
     again = schema.join(client, "the database", ME._replace(name="moved"), _rows_of(local))
     assert again == NodeRow(NODE, "here", ME.state_id, 7, 3, "9.9")
     assert client.query("select count(*) from setting") == [(0,)]
+    schema.come_back(client, "the database", again, "moved", ME.version)
     assert schema.find_writer(client) == again._replace(name="moved")
 
 
@@ -428,7 +429,7 @@ def test_a_state_directory_keeps_its_role(written: Client, local: sqlite3.Connec
     assert one.value.exit_code == other.value.exit_code == ExitCode.STATE_UNUSABLE
 
 
-def test_a_name_belongs_to_one_live_node(written: Client, local: sqlite3.Connection) -> None:
+def test_a_name_belongs_to_one_live_node(written: Client) -> None:
     """People tell nodes by their names; one that is behind has given its own away."""
     _join_reader(written, "a", 0)
     _join_reader(written, "b", 1)
@@ -438,7 +439,7 @@ def test_a_name_belongs_to_one_live_node(written: Client, local: sqlite3.Connect
             _join_reader(written, "a", number)
         assert caught.value.exit_code == ExitCode.STATE_IN_USE
     with pytest.raises(UsageError, match=refusal):
-        schema.join(written, "the database", ME._replace(name="a"), _rows_of(local))
+        schema.come_back(written, "the database", ME._replace(number=NODE), "a", ME.version)
     written.query("update node set state = 'behind' where name = 'a'")
     assert _join_reader(written, "a", 2).number == NODE + 3
     with pytest.raises(UsageError, match=refusal):

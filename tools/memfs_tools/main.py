@@ -30,6 +30,7 @@ _MODULES = {
     "mount": "mount",
     "umount": "umount",
     "format": "format",
+    "migrate": "migrate",
     "node": "node",
     "status": "status",
     "top": "top",

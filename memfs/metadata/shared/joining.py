@@ -228,8 +228,8 @@ class Joining:
             return
         if known is None:
             raise self._refusal(
-                "this state directory has files, and the database has not: a mount of one "
-                "machine moves to PostgreSQL with a later version; name a new directory by --state"
+                "this state directory has files, and the database has not: have them move there, "
+                "by `memfs migrate STATE URL`, or name a new directory by --state"
             )
         raise self._refusal(
             "it does not know this node, which has changed files: it was made anew, or put back "

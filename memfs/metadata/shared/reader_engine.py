@@ -36,6 +36,7 @@ from memfs.metadata.shared.filling import fill, is_filled
 from memfs.metadata.shared.joining import no_answer
 from memfs.metadata.shared.log import BODIES_A_TIME, READ_LOG, Log, ReaderNode
 from memfs.metadata.shared.node_file import Membership, NodeFile, Role
+from memfs.metadata.shared.schema import require_whole
 from memfs.metadata.shared.writer import EPOCH_STEP_MAX, TAKE_EPOCH
 from memfs.metadata.sqlite.creation import NO_SETTINGS
 from memfs.metadata.sqlite.format import read_format, write_format
@@ -123,6 +124,7 @@ class ReaderEngine(Applying):
                     'written, with nodes.role = "writer"',
                     ExitCode.NO_ANSWER,
                 )
+            require_whole(name, writer)
             file = NodeFile(state_dir)
             _mark(state_dir, file, mount, name)
             _refuse_heir(file, writer, name)

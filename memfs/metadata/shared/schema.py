@@ -148,7 +148,7 @@ _HOLD_CHANGES = """
 _OFFER = """
     update node set epoch = epoch + $1::bigint, name = $2::text, state = 'left'
     where role = 'writer' and epoch = $3::bigint
-        and (state = 'left' or beat < now() - $4 * interval '1 second')
+        and (state = 'left' or state = 'live' and beat < now() - $4 * interval '1 second')
     returning node
 """
 """The epoch keeps the former writer from all further changes."""
@@ -191,7 +191,7 @@ _LIST_NODES = """
 """Without what a node was that has read and writes now."""
 
 _NO_RIGHT, _NO_COLUMN, _NO_ROLE = "42501", "42703", "42704"
-_TAKEN = frozenset({"42P07", "23505"})
+TAKEN = frozenset({"42P07", "23505"})
 """SQLSTATEs of a table that is there already, or that somebody makes at the same time."""
 
 _ROWS_A_STATEMENT = 500
@@ -212,7 +212,11 @@ class Mount(NamedTuple):
 
 
 class NodeState(enum.StrEnum):
-    """How a node stands to the changes of the one that writes."""
+    """How a node stands to the changes of the one that writes.
+
+    `BEHIND` of that one itself: the tables have not just its rows. With epoch 0 these are on their
+    way there (`moving_in`), else they have moved out.
+    """
 
     LIVE = "live"
     """Those that it needs are kept."""
@@ -315,7 +319,7 @@ def create(client: Client, database: str, store: str, version: str, role: str = 
     try:
         client.transact_blocking([*((text, ()) for text in texts), (_INSERT_MOUNT, row)], TIMEOUT_S)
     except DatabaseError as error:
-        if error.sqlstate in _TAKEN:
+        if error.sqlstate in TAKEN:
             # Somebody else was faster.
             _refuse_used(client, database)
         if error.sqlstate == _NO_ROLE:
@@ -323,7 +327,7 @@ def create(client: Client, database: str, store: str, version: str, role: str = 
                 f"{database} has no role {role}: make it, by `create role {_quoted(role)} login`"
             ) from None
         raise
-    return _found_mount(client, database)
+    return find_mount(client, database)
 
 
 def check(client: Client, database: str, store: str | None) -> Mount:
@@ -339,7 +343,7 @@ def check(client: Client, database: str, store: str | None) -> Mount:
             must not read it.
         DatabaseError, DisconnectedError: As of `Client.query`.
     """
-    mount = _found_mount(client, database)
+    mount = find_mount(client, database)
     if store is None:
         raise UsageError(
             f"{database} was formatted for the object store {mount.store}: write that as "
@@ -364,6 +368,32 @@ def find_writer(client: Client) -> NodeRow | None:
     return next((node for node in find_nodes(client) if node.role == Role.WRITER), None)
 
 
+def require_whole(database: str, writer: NodeRow | NodeReport) -> None:
+    """See that the tables have what the node that writes has; its names may be on their way.
+
+    Args:
+        database: How messages name it, without secrets.
+        writer: The node.
+
+    Raises:
+        UsageError: They have not.
+    """
+    if writer.state != NodeState.BEHIND:
+        return
+    if writer.epoch:
+        raise UsageError(
+            f"{database}: the names of node {writer.name} have moved out of it, to its state "
+            "directory alone: mount that without metadata.url; no other node can read or write "
+            "this database",
+            ExitCode.STATE_UNUSABLE,
+        )
+    raise UsageError(
+        f"{database}: the names of node {writer.name} are on their way there: run `memfs migrate` "
+        "again, which goes on",
+        ExitCode.STATE_UNUSABLE,
+    )
+
+
 def list_nodes(client: Client, database: str) -> list[NodeReport]:
     """Return how the nodes of a mount are doing.
 
@@ -375,7 +405,7 @@ def list_nodes(client: Client, database: str) -> list[NodeReport]:
         UsageError: It has no mount, or one of another format; or the user must not read it.
         DatabaseError, DisconnectedError: As of `Client.query`.
     """
-    _found_mount(client, database)
+    find_mount(client, database)
     return [NodeReport._make(row) for row in client.query(_LIST_NODES)]
 
 
@@ -463,6 +493,7 @@ def promote(
         DatabaseError, DisconnectedError: As of `Client.query`.
     """
     writer = _writer_of(client, database)
+    require_whole(database, writer)
     nodes = list_nodes(client, database)
     if not any(
         (node.name, node.role) == (name, Role.READER) and node.state != NodeState.LEFT
@@ -549,10 +580,11 @@ def join(
         The row of the node, as it was before the present mount.
 
     Raises:
-        UsageError: Another state directory writes, this one reads, or the name is taken.
+        UsageError: Another state directory writes, this one reads, or the name is taken; or the
+            names are on their way.
         DatabaseError, DisconnectedError: As of `Client.transact_blocking`; nothing was done.
     """
-    _check_name(node.name)
+    check_name(node.name)
     nodes = find_nodes(client)
     _refuse_role(database, nodes, node.state_id, Role.WRITER)
     present = next((each for each in nodes if each.role == Role.WRITER), None)
@@ -561,7 +593,7 @@ def join(
         try:
             client.transact_blocking([insert, *_fill(rows)], TIMEOUT_S)
         except DatabaseError as error:
-            if error.sqlstate not in _TAKEN:
+            if error.sqlstate not in TAKEN:
                 raise
         present = find_writer(client)
         assert present is not None, "just inserted, by us or by another process"
@@ -573,6 +605,7 @@ def join(
             "by `memfs node promote`",
             ExitCode.STATE_IN_USE,
         )
+    require_whole(database, present)
     return present
 
 
@@ -596,16 +629,18 @@ def join_reader(client: Client, database: str, name: str, state_id: bytes, versi
         UsageError: No node has written yet, this state directory writes, or the name is taken.
         DatabaseError, DisconnectedError: As of `Client.transact_blocking`; nothing was done.
     """
-    _check_name(name)
+    check_name(name)
     for _ in range(_ATTEMPT_COUNT_MAX):
         nodes = find_nodes(client)
         _refuse_role(database, nodes, state_id, Role.READER)
-        if not any(node.role == Role.WRITER for node in nodes):
+        writer = next((node for node in nodes if node.role == Role.WRITER), None)
+        if writer is None:
             raise UsageError(
                 f"{database} has no node that writes: mount it there first, and here once it has "
                 "begun",
                 ExitCode.NO_ANSWER,
             )
+        require_whole(database, writer)
         if any(
             (node.name, node.state) == (name, NodeState.LIVE) and node.state_id != state_id
             for node in nodes
@@ -620,7 +655,7 @@ def join_reader(client: Client, database: str, name: str, state_id: bytes, versi
             client.query(_INSERT_READER, (name, state_id, version))
         except DatabaseError as error:
             # Another node was faster.
-            if error.sqlstate not in _TAKEN:
+            if error.sqlstate not in TAKEN:
                 raise
     raise UsageError(f"{database}: other nodes come at the same time: try again")
 
@@ -635,12 +670,13 @@ def come_back(client: Client, database: str, present: NodeRow, name: str, versio
     try:
         client.query(_COME_BACK, (present.number, name, version))
     except DatabaseError as error:
-        if error.sqlstate not in _TAKEN:
+        if error.sqlstate not in TAKEN:
             raise
         raise _name_refusal(database, name) from None
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """See that a text can be the name of a node; else `UsageError`."""
     size = len(name.encode("utf-8", "surrogatepass"))
     if not 0 < size <= NAME_BYTES_MAX or not name.isprintable():
         raise UsageError(
@@ -677,8 +713,13 @@ def _fill(rows: Iterable[tuple[SharedTable, Iterable[Row]]]) -> Iterator[Stateme
             yield table.insert_many, table.arrays_of(some)
 
 
-def _found_mount(client: Client, database: str) -> Mount:
-    """Return what a database says of its mount; `UsageError` unless memfs knows it."""
+def find_mount(client: Client, database: str) -> Mount:
+    """Return what a database says of its mount; `UsageError` unless memfs knows it.
+
+    Args:
+        client: Connected to it.
+        database: How messages name it, without secrets.
+    """
     ((has_tables,),) = client.query(_HAS_TABLES)
     rows = []
     if has_tables:
@@ -721,7 +762,7 @@ def _refuse_used(client: Client, database: str) -> None:
     if not there:
         return
     try:
-        mount = _found_mount(client, database)
+        mount = find_mount(client, database)
     except UsageError:
         raise UsageError(
             f"{database} has tables ({', '.join(there)}), and memfs wants no others beside its "
