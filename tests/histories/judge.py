@@ -10,7 +10,9 @@ nothing is there. Who reads may be told a version that
 
 A change of which the program does not know whether it has come to be is a version that may be told,
 and need not. An error is allowed while there is a reason for it: a version of that path that is
-being made or is not in the object store yet, or a fault.
+being made or is not in the object store yet, or a fault. Where a node was cut off, it is one of
+those that users were promised. What a take-over has lost is an error from then on, and never what
+was there before. No operation takes longer than all its waits.
 
 Invariant: what a mount that keeps its promise can do is never called a violation, whatever the
 order of events of which the history does not tell.
@@ -23,7 +25,7 @@ import math
 from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
-from tests.histories.records import ABSENT, CHANGES, Kind, Operation
+from tests.histories.records import ABSENT, CHANGES, FAULTS, Kind, Operation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,6 +34,11 @@ STAT_LAG_NS = 30_000_000_000
 """`stat` of a name that the kernel has cached may tell what was so long ago. The promise is 0.25 s
 while the database answers; on a busy machine no clock can tell that from a slow program. What this
 finds is a cache that nobody told."""
+
+CUT_ERRORS = frozenset({"EIO", "EBUSY", "ESTALE"})
+"""What who reads a file may be told where something is cut off."""
+CHANGE_ERRORS = frozenset({"EIO"})
+"""And who changes something."""
 
 ANY = "any"
 """The value of a file that was being written when the daemon was killed."""
@@ -130,15 +137,23 @@ class Judge:
     Args:
         operations: What all programs did.
         stat_lag_ns: As `STAT_LAG_NS`.
+        limit_ns: Longer than all that an operation may wait for.
     """
 
-    def __init__(self, operations: Iterable[Operation], *, stat_lag_ns: int = STAT_LAG_NS) -> None:
+    def __init__(
+        self,
+        operations: Iterable[Operation],
+        *,
+        stat_lag_ns: int = STAT_LAG_NS,
+        limit_ns: float = math.inf,
+    ) -> None:
         self._operations = sorted(operations, key=lambda each: each.begin_ns)
         self._stat_lag_ns = stat_lag_ns
+        self._limit_ns = limit_ns
         self._registers: defaultdict[str, _Register] = defaultdict(_Register)
         self._children: defaultdict[str, dict[str, None]] = defaultdict(dict)
         """Names that a directory has had, by its path."""
-        self._faults = [each for each in self._operations if each.kind == Kind.FAULT]
+        self._faults = [each for each in self._operations if each.kind in FAULTS]
         self.observed_count = 0
         """Results that were compared."""
         self.error_count = 0
@@ -151,6 +166,7 @@ class Judge:
                 self._change(operation)
         violations: list[Violation] = []
         for operation in self._operations:
+            violations += self._observe_failure(operation)
             if operation.kind in (Kind.READ, Kind.STAT, Kind.LIST):
                 violations += self._observe(operation)
         return violations
@@ -163,8 +179,10 @@ class Judge:
                 register = self._registers[done.path]
                 register.uploaded_ns[len(register.versions) - 1] = done.end_ns
             case Kind.WRITE:
-                # Cut off, the file has what the program had written by then.
-                value = ANY if done.error else done.value
+                # Cut off, the file has what the program had written by then; who takes over tells
+                # of a file that is not whole by an error.
+                is_lost = any(each.kind == Kind.TAKE_OVER for each in self._faults_during(done))
+                value = ANY if done.error and not is_lost else done.value
                 self._add(done, done.path, value, done.size, end_ns, in_place=True)
             case Kind.REPLACE:
                 self._add(done, done.path, done.value, done.size, end_ns)
@@ -208,6 +226,28 @@ class Judge:
                 moved.uploaded_ns[len(moved.versions) - 1] = uploaded_ns
 
     # --- what was told ---------------------------------------------------------------------------
+    def _faults_during(self, done: Operation) -> list[Operation]:
+        return [
+            fault
+            for fault in self._faults
+            if fault.begin_ns <= done.end_ns and fault.end_ns >= done.begin_ns
+        ]
+
+    def _observe_failure(self, done: Operation) -> Iterator[Violation]:
+        """Find an operation that took too long, or an error that nobody was promised."""
+        if done.kind in FAULTS or done.kind == Kind.UPLOADED:
+            return
+        lasted_s = (done.end_ns - done.begin_ns) / 1e9
+        if done.end_ns - done.begin_ns > self._limit_ns:
+            limit_s = self._limit_ns / 1e9
+            yield Violation(done, done.path, f"it took {lasted_s:.1f} s of at most {limit_s:g} s")
+        faults = self._faults_during(done)
+        if not done.error or not faults or any(each.kind != Kind.CUT for each in faults):
+            return
+        allowed = CHANGE_ERRORS if done.kind in CHANGES else CUT_ERRORS | {ABSENT}
+        if done.error not in allowed:
+            yield Violation(done, done.path, "no such error is promised where a node is cut off")
+
     def _observe(self, done: Operation) -> Iterator[Violation]:
         if done.kind == Kind.LIST:
             yield from self._observe_listing(done)
@@ -223,9 +263,10 @@ class Judge:
             if done.kind == Kind.STAT:
                 if version.value is _MISSING:
                     return False
-                # The size comes with the seal, a while after the file was closed.
+                # The size comes with the seal, a while after the file was closed; or never, where
+                # only the seal told it.
                 is_new = version.end_ns + self._stat_lag_ns >= done.begin_ns
-                return is_new or str(version.size) == done.value
+                return is_new or str(version.size) == done.value or self._is_lost(register, version)
             return version.value in (done.value, ANY)
 
         yield from self._compare(done, done.path, register, matches)
@@ -249,6 +290,15 @@ class Judge:
             yield from self._compare(done, path, self._registers[path], fits)
         for name in sorted(names - known.keys()):
             yield Violation(done, f"{prefix}{name}", "nobody has ever made such a name")
+
+    def _is_lost(self, register: _Register, version: Version) -> bool:
+        """Return whether a take-over may have lost the bytes of a version."""
+        number = register.versions.index(version)
+        stored_ns = register.uploaded_ns.get(number, math.inf)
+        return any(
+            fault.kind == Kind.TAKE_OVER and version.begin_ns <= fault.end_ns <= stored_ns
+            for fault in self._faults
+        )
 
     def _compare(
         self,
@@ -276,11 +326,7 @@ class Judge:
 
     def _excuse(self, done: Operation, path: str, register: _Register) -> Iterator[Violation]:
         self.error_count += 1
-        in_fault = any(
-            fault.begin_ns <= done.end_ns and fault.end_ns >= done.begin_ns
-            for fault in self._faults
-        )
-        if in_fault or register.is_unsettled(done.begin_ns, done.end_ns):
+        if self._faults_during(done) or register.is_unsettled(done.begin_ns, done.end_ns):
             return
         yield Violation(
             done, path, "the file was closed and uploaded, and nothing was broken meanwhile"

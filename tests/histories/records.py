@@ -39,10 +39,17 @@ class Kind(enum.StrEnum):
     LIST = "list"
     """It listed a directory."""
     FAULT = "fault"
-    """Something was killed, stopped or cut off, and has come back at the end."""
+    """Something was killed or stopped, and has come back at the end."""
+    CUT = "cut"
+    """A node was cut off from the database, or from the store: programs get EIO for it, at most."""
+    TAKE_OVER = "take over"
+    """A fault, in which a node that reads took the place of the one that writes: what had not come
+    to the object store is lost."""
 
 
 CHANGES = frozenset({Kind.WRITE, Kind.REPLACE, Kind.UNLINK, Kind.MKDIR, Kind.MOVE})
+
+FAULTS = frozenset({Kind.FAULT, Kind.CUT, Kind.TAKE_OVER})
 
 ABSENT = "ENOENT"
 """The result of who finds no such name; it is no error."""

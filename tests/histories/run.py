@@ -18,6 +18,9 @@ from pathlib import Path
 from tests.histories.scene import Scene
 from tests.servers.postgresql import running_postgresql
 
+LIMIT_S = 10
+"""Of all waits, as by default."""
+
 
 def main() -> int:
     """Run it; returns the status to exit with."""
@@ -29,7 +32,8 @@ def main() -> int:
     arguments = parser.parse_args()
     print(f"seed {arguments.seed}", flush=True)
     rng = random.Random(arguments.seed)
-    end_s = time.monotonic() + 60 * arguments.minutes
+    begin_s = time.monotonic()
+    end_s = begin_s + 60 * arguments.minutes
     with (
         tempfile.TemporaryDirectory(prefix="memfs-histories-") as directory,
         running_postgresql() as server,
@@ -38,12 +42,21 @@ def main() -> int:
         base = Path(directory)
         base.chmod(0o755)
         scene = Scene(
-            base, database, arguments.seed, readers=arguments.readers, driver=arguments.driver
+            base,
+            database,
+            arguments.seed,
+            readers=arguments.readers,
+            driver=arguments.driver,
+            limit_s=LIMIT_S,
         )
         fault_count = 0
         with scene.running():
             while time.monotonic() < end_s:
-                scene.suffer([rng.choice([*scene.faults])])
+                names = [*scene.faults]
+                word = rng.choice(sorted({name.split()[0] for name in names}))
+                chosen = rng.choice([name for name in names if name.split()[0] == word])
+                print(f"{time.monotonic() - begin_s:.0f} s: {chosen}", flush=True)
+                scene.suffer([chosen])
                 fault_count += 1
         judge = scene.judge()
         violations = judge.run()

@@ -1,6 +1,10 @@
-"""A relay of TCP connections that can lose an answer and end the connection, as a network does.
+"""A relay of TCP connections that loses an answer, is silent for a while, or ends connections.
 
-Invariant: what a client sends reaches the server, whole and in order, also where an answer is lost.
+What it holds back goes on later, as what TCP sends again; a new connection is made meanwhile, and
+nothing comes through it.
+
+Invariant: what a client sends reaches the server, whole and in order, also where an answer is lost;
+but for connections that are ended.
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ import socket
 import threading
 from typing import TYPE_CHECKING
 
-from tests.waiting import WAIT_S, join, wait_for
+from tests.waiting import WAIT_S, join, wait_for, wait_until_set
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +34,9 @@ class Relay:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._loses = threading.Event()
+        self._gates = {False: threading.Event(), True: threading.Event()}
+        """Cleared: questions, or answers, are held back."""
+        self.let_go()
         self.lost_count = 0
         """Answers that were lost."""
         self._sockets: set[socket.socket] = set()
@@ -42,12 +49,28 @@ class Relay:
         self._loses.set()
         wait_for(lambda: self.lost_count > before, "no answer came")
 
+    def hold(self, *, questions: bool = True, answers: bool = True) -> None:
+        """Hold back what comes from now on: nothing, or one way, or both ways."""
+        for is_answer, is_held in ((False, questions), (True, answers)):
+            if is_held:
+                self._gates[is_answer].clear()
+
+    def let_go(self) -> None:
+        """Pass on what was held back, and all that comes."""
+        for gate in self._gates.values():
+            gate.set()
+
+    def end_connections(self) -> None:
+        """End all that there are, and lose what was held back."""
+        for each in [*self._sockets]:
+            _end(each)
+
     def close(self) -> None:
         """End all connections."""
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        for each in [*self._sockets]:
-            _end(each)
+        self.end_connections()
+        self.let_go()
         join(*self._threads)
 
     def _start(self, target: object, *arguments: object) -> None:
@@ -74,7 +97,12 @@ class Relay:
 
     def _pass_on(self, source: socket.socket, target: socket.socket, is_answer: bool) -> None:
         with contextlib.suppress(OSError):
-            while data := source.recv(_PIECE_BYTES):
+            while True:
+                data = source.recv(_PIECE_BYTES)
+                # The end of a connection is a packet as well.
+                wait_until_set(self._gates[is_answer])
+                if not data:
+                    break
                 if is_answer and self._loses.is_set():
                     self._loses.clear()
                     self.lost_count += 1
