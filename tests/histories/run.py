@@ -19,7 +19,7 @@ from tests.histories.scene import Scene
 from tests.servers.postgresql import running_postgresql
 
 LIMIT_S = 10
-"""Of all waits, as by default."""
+"""Ends all waits, as by default."""
 
 
 def main() -> int:
