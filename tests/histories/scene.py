@@ -53,7 +53,7 @@ OPERATIONS_AFTER = 6
 
 LOGGED = (
     r"database|connection|postgres|changes are|answers again|recover|log of|round of the mover",
-    r"s3://|store",
+    r"s3://|store|wrote before had not closed",
 )
 """Lines of daemons that are to be expected, as regular expressions."""
 
