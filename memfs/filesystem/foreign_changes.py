@@ -705,9 +705,14 @@ class ForeignChanges(SmallFiles):
             if not inode.raw and inode.size:
                 return False
             await engine.put_object(known._replace(generation=NO_GENERATION))
+        self.note_owned(ino)
+        return True
+
+    def note_owned(self, ino: InodeNo) -> None:
+        """A file stands for itself now: its bytes are here alone, as if they were just written."""
         self.invalidations.note_inode(ino, Aspect.POLICY)
         self._activity.note_pin(ino)
-        return True
+        self._activity.note_sealed(ino)
 
     async def _untouched(self, known: ForeignObject) -> Inode | None:
         """Return the inode of an object if it has its bytes; None if it was written, or is gone."""

@@ -147,9 +147,28 @@ class ReadingFilesystem(Filesystem):
 
     async def finish_requests(self) -> bool:
         """Nothing follows from reading; what objects tell is stored by who writes."""
+        await self.take_told()
+        return False
+
+    async def take_told(self) -> None:
+        """Forget what objects told with their first bytes."""
         if (sources := self._move_parts.sources) is not None:
             sources.take_told()
-        return False
+
+    async def look_again(self, ino: InodeNo, error: Exception) -> None:
+        """An object is not what a file was made of: who writes may know that by now.
+
+        Raises:
+            StoreError: It does not.
+            BehindError: As `Recency.see`.
+        """
+        await self._recency.see()
+        known = await self._engine.get_object(ino)
+        if known is not None and known.current:
+            raise StoreError(
+                f"inode {ino}: {error}; node {self._recency.writer} has to find out: read the file "
+                "there, or run memfs adopt --refresh"
+            )
 
     async def reap_left_over(self) -> None:
         """The node that writes removes files without a name."""
@@ -205,13 +224,14 @@ class ReadingFilesystem(Filesystem):
 
         Raises:
             StoreError: It was not.
+            BehindError: As `Recency.see`.
         """
-        directory = await self._engine.get_directory(ino)
-        if directory is not None and not directory.listed_ns:
-            raise StoreError(
-                f"{os.fsdecode(directory.prefix) or '/'}: it is listed when somebody looks into it "
-                f"on node {self._recency.writer}: have it listed there"
-            )
+        if await self._recency.why_unlisted(ino) is None:
+            return
+        # It may just have been.
+        await self._recency.see()
+        if (unlisted := await self._recency.why_unlisted(ino)) is not None:
+            raise unlisted
 
     # --- attributes ------------------------------------------------------------------------------
     async def get_attributes(self, ino: InodeNo) -> Attributes:

@@ -13,6 +13,7 @@ Invariants:
 
 from __future__ import annotations
 
+import os
 import stat
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -26,6 +27,7 @@ from memfs.errors import (
     NotUploadedError,
     ReadOnlyNodeError,
     StaleInodeError,
+    StoreError,
     WrittenElsewhereError,
 )
 from memfs.metadata.records import InodeFlags
@@ -305,13 +307,23 @@ class Recency:
             f"inode {inode.ino}: its bytes are on node {self.writer} alone until they are uploaded"
         )
 
+    async def why_unlisted(self, ino: InodeNo) -> StoreError | None:
+        """Return why it is not known what is in a directory of a source; None: it is known."""
+        directory = await self._engine.get_directory(ino)
+        if directory is None or directory.listed_ns:
+            return None
+        return StoreError(
+            f"{os.fsdecode(directory.prefix) or '/'}: it is listed when somebody looks into it on "
+            f"node {self.writer}: have it listed there"
+        )
+
     async def why(self, inode: Inode) -> dict[str, str]:
         """Return who writes, and why an inode cannot be read here, or is not known as it is now."""
         report = self._log.report()
         told = {"writer": report.writer}
         if report.reason is not None:
             told["names"] = f"what node {report.writer} changes does not come in: {report.reason}"
-        missing = await self.why_missing(inode)
+        missing = await self.why_missing(inode) or await self.why_unlisted(inode.ino)
         if missing is not None:
             told["content"] = str(missing)
         return told

@@ -187,6 +187,7 @@ class Taking:
         if published is None:
             raise ObjectChangedError(f"{row.name} was changed meanwhile")
         parts.faults.reach("take.published")
+        self._changes.note_owned(inode.ino)
         self._parts.hydrated[inode.ino] = None
         return raw
 

@@ -219,6 +219,10 @@ class Foreign(Changes, Protocol):
         """
         ...
 
+    async def note_object_digest(self, foreign: ForeignObject, digest: bytes) -> None:
+        """Note the digest of an object that was read whole; a node that reads notes nothing."""
+        ...
+
     async def detach_object(self, ino: InodeNo) -> bool:
         """Forget what an inode was made of.
 

@@ -152,7 +152,7 @@ async def _publish_raw(
     late = await _take_over_mtime(parts, inode, raw)
     foreign = await parts.engine.get_object(inode.ino)
     if foreign is not None and foreign.generation == inode.generation:
-        await parts.engine.put_object(foreign._replace(digest=digest))
+        await parts.engine.note_object_digest(foreign, digest)
     # Its bytes and its name were made durable before.
     return await parts.engine.publish_raw(
         inode.ino, inode.generation, raw, blocks, intent, durable=not late

@@ -428,3 +428,38 @@ def test_left_behind_and_mounted_again(pair: Pair) -> None:
     assert told[0].startswith("first: writes, ")
     assert told[2].startswith("second: reads, live, ")
     wait_for(lambda: not any(path.exists() for path in raw_files), "former raw files are removed")
+
+
+def test_adopted_files(pair: Pair) -> None:
+    """They are read from their source, kept here, and told of where only the writer can go on."""
+    here, there = pair.writer.root, pair.reader.root
+    source = pair.base / "source"
+    (source / "d").mkdir(parents=True)
+    contents = {name: name.encode() * 10_000 for name in ("a", "b", "d/c")}
+    for name, content in contents.items():
+        (source / name).write_bytes(content)
+    run_memfs("adopt", "--reference", source, here / "referred")
+    run_memfs("adopt", "--copy", source, here / "copied")
+    run_memfs("adopt", "--lazy", f"file://{source}", here / "lazy")
+    for directory in ("referred", "copied"):
+        for name, content in contents.items():
+            assert (there / directory / name).read_bytes() == content
+    told = run_memfs("prefetch", "--wait", there / "referred")
+    assert "3 of 3 files are near" in told
+    run_memfs("pin", "warm", here / "referred/b")
+    wait_for(
+        lambda: os.getxattr(there / "referred/b", "user.memfs.tier") == b"warm",
+        lambda: run_memfs("why", there / "referred/b"),
+    )
+
+    with pytest.raises(OSError, match="Input/output error"):
+        (there / "lazy/a").read_bytes()
+    assert "have it listed there" in run_memfs("why", there / "lazy")
+    assert sorted(os.listdir(here / "lazy")) == ["a", "b", "d"]
+    assert (there / "lazy/a").read_bytes() == contents["a"]
+
+    (source / "a").write_bytes(b"another")
+    with pytest.raises(OSError, match="Input/output error"):
+        (there / "lazy/a").read_bytes()
+    assert (here / "lazy/a").read_bytes() == b"another"
+    assert (there / "lazy/a").read_bytes() == b"another"

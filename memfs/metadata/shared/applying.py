@@ -36,6 +36,7 @@ from memfs.types import NO_RAW, InodeNo
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from memfs.metadata.foreign import ForeignObject
     from memfs.metadata.records import Inode
     from memfs.metadata.shared.bodies import Body
     from memfs.metadata.sqlite.statements import Parameters, Row
@@ -217,6 +218,9 @@ class Applying(SqliteEngine):
         finally:
             database.is_applying = False
         return effects
+
+    async def note_object_digest(self, foreign: ForeignObject, digest: bytes) -> None:
+        """See `Foreign.note_object_digest`: who writes reads the object, too."""
 
     def check(self) -> list[str]:
         """See `Engine.check`; bytes may be on the writer alone."""

@@ -285,6 +285,10 @@ class Foreign(Held):
         self._insert_object(foreign)
         return True
 
+    async def note_object_digest(self, foreign: ForeignObject, digest: bytes) -> None:
+        if foreign.digest != digest:
+            await self.put_object(foreign._replace(digest=digest))
+
     async def can_detach(self, ino: InodeNo) -> bool:
         inode = self._find_inode(ino)
         if inode is not None and self._stands(inode):
