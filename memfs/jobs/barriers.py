@@ -50,6 +50,10 @@ _NO_BYTES = (
     "there are no bytes of it, neither on this disk nor in the object store: if they are lost, "
     "write it anew or remove it"
 )
+_ADOPTED = (
+    "its bytes are in the source that it was adopted from, and memfs has no object of it: after "
+    "memfs adopt --own it is memfs's own"
+)
 _WRITTEN = "a program has it open for writing or mapped; it is uploaded when that ends"
 _CHANGED = "it was changed meanwhile"
 
@@ -128,7 +132,8 @@ class RemoteBarrier:
         elif not (inode.raw or await find_form(parts, inode, FormKind.PACKED)) and (
             inode.size or inode.blob
         ):
-            results.note(ino, FAILED, _NO_BYTES)
+            is_adopted = bool(await parts.engine.list_all_forms(inode))
+            results.note(ino, FAILED, _ADOPTED if is_adopted else _NO_BYTES)
         else:
             await self._take(inode, await chosen_store(parts, ino), results)
 

@@ -452,6 +452,9 @@ def test_adopted_files(pair: Pair) -> None:
         lambda: run_memfs("why", there / "referred/b"),
     )
 
+    with pytest.raises(MountError, match="memfs adopt --own"):
+        run_memfs("barrier", "--level", "remote", here / "referred")
+
     with pytest.raises(OSError, match="Input/output error"):
         (there / "lazy/a").read_bytes()
     assert "have it listed there" in run_memfs("why", there / "lazy")
