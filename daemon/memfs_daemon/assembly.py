@@ -72,6 +72,7 @@ from memfs.moves.generation import StateGeneration
 from memfs.moves.held_objects import HeldObjects
 from memfs.moves.open_files import OpenFiles
 from memfs.moves.recovery import Recovery
+from memfs.moves.rescuing import Rescue
 from memfs.placement.context import Context
 from memfs.placement.mover import Mover
 from memfs.placement.prefetch.prefetcher import Prefetcher
@@ -115,6 +116,7 @@ if TYPE_CHECKING:
     from memfs.config import Config, GlacierConfig, HotConfig, NamedStoreConfig, NodesConfig
     from memfs.control.report import PendingReport, StatusReport
     from memfs.control.server import Handler
+    from memfs.encryption.keys import KeyRing
     from memfs.hot.headers import HeaderReader
     from memfs.metadata.engine import Engine
     from memfs.metadata.shared.log import Log
@@ -222,7 +224,7 @@ def assemble(
         log.info("%s: no faster driver: %s", mountpoint, choice.refusal)
     with contextlib.ExitStack() as stack:
         commits = Latencies()
-        engine, writer, reader_log = _open_engine(state_dir, config, tell, commits)
+        engine, writer, reader_log = _open_engine(state_dir, config, keys, tell, commits)
         writes = reader_log is None
         stack.callback(engine.close)
         raw_store = RawStore(state_dir)
@@ -651,10 +653,14 @@ def _header_reader(config: HotConfig) -> HeaderReader | None:
 
 
 def _open_engine(
-    state_dir: Path, config: Config, tell: Callable[[str], None], commits: Latencies
+    state_dir: Path,
+    config: Config,
+    keys: KeyRing,
+    tell: Callable[[str], None],
+    commits: Latencies,
 ) -> _OpenedEngine:
     if config.metadata.url is not None:
-        return _join(state_dir, config, tell, commits)
+        return _join(state_dir, config, keys, tell, commits)
     try:
         engine = SqliteEngine.open(
             state_dir,
@@ -669,13 +675,18 @@ def _open_engine(
 
 
 def _join(
-    state_dir: Path, config: Config, tell: Callable[[str], None], commits: Latencies
+    state_dir: Path,
+    config: Config,
+    keys: KeyRing,
+    tell: Callable[[str], None],
+    commits: Latencies,
 ) -> _OpenedEngine:
     """Open the engine of a node of a shared mount."""
     # Imported here: most mounts have no such database, and libpq is an extra.
     from memfs.metadata.shared.address import Address
     from memfs.metadata.shared.client import TIMEOUT_S
     from memfs.metadata.shared.connector import PostgresConnector
+    from memfs.metadata.shared.demoting import demote
     from memfs.metadata.shared.engine import NodeSettings, SharedEngine
     from memfs.metadata.shared.reader_engine import ReaderEngine, ReaderSettings
 
@@ -685,6 +696,14 @@ def _join(
     connector = PostgresConnector(address, config.glacier.url, min(limit_s, TIMEOUT_S))
     name = config.nodes.name or socket.gethostname()
     if config.nodes.role == READER:
+        demote(
+            state_dir,
+            config.metadata,
+            connector,
+            partial(Rescue, state_dir, keys=keys, reach=FaultPoints().reach, tell=tell),
+            migration=Migration(tell),
+            reach=FaultPoints().reach,
+        )
         reader = ReaderEngine.join(
             state_dir,
             config.metadata,

@@ -99,6 +99,8 @@ METHODS_ON_READERS: Mapping[str, bool] = {
     "snapshot.exports": True,
     "published": True,
     "adopt_sources": True,
+    # Bytes that this node had alone when it wrote.
+    "gc_lost_found": True,
     # It changes what nodes share, or the store.
     "pool_create": False,
     "pool_remove": False,
@@ -126,7 +128,6 @@ METHODS_ON_READERS: Mapping[str, bool] = {
     "gc_batches": False,
     "gc_accounts": False,
     "gc_orphans": False,
-    "gc_lost_found": False,
     "adopt": False,
     "adopt_refresh": False,
     "adopt_cancel": False,

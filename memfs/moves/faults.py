@@ -221,6 +221,17 @@ PROMOTE_POINTS = (
 """That of a node that read and is to write (`metadata.shared.promoting`), in order."""
 
 
+DEMOTE_POINTS = (
+    "demote.moved",
+    "demote.rescued",
+    "demote.marked",
+    "demote.emptied",
+    "demote.done",
+)
+"""That of a node that wrote and is to read (`metadata.shared.demoting`), in order; the first one
+after each file."""
+
+
 READER_POINTS = ("reader.taken", "reader.fetched", "reader.applied")
 """That of a node that reads: of its start (`metadata.shared.reader_engine`), and of each round of
 its log (`metadata.shared.log`)."""

@@ -28,7 +28,7 @@ OBJECTS_NAME = "objects"
 """Keys of objects that nothing here refers to, a line each with their bytes; they stay in the
 store."""
 
-_OURS = re.compile(r"(raw|packed|tmp|metadata)-.*|" + OBJECTS_NAME)
+_OURS = re.compile(r"(raw|packed|tmp|metadata|replaced)-.*|" + OBJECTS_NAME)
 """e2fsck(8) puts its own into a directory of this name, at the root of a file system."""
 
 
@@ -140,7 +140,7 @@ class LostFound:
                 if not _OURS.fullmatch(path.name) or path.name == OBJECTS_NAME:
                     continue
                 if path.is_dir() and not path.is_symlink():
-                    yield from path.iterdir()
+                    yield from (each for each in path.rglob("*") if not each.is_dir())
                 else:
                     yield path
 

@@ -108,6 +108,19 @@ def test_a_reader_takes_over_from_a_writer_that_was_killed(pair: Pair) -> None:
         third.stop()
     with pytest.raises(MountError, match="node second writes in the place of this state directory"):
         pair.writer.start()
+    # It becomes a reader, and puts away what it alone has.
+    pair.writer.config = pair.configure("first", "reader", LIMIT_S)
+    pair.writer.start()
+    assert (here / "d/moved").read_text() == "kept" * 1000
+    assert (here / "d/lost").read_text() == "anew"
+    [own] = (pair.writer.state / "lost+found").glob("replaced-*/files")
+    assert (own / "d/lost").read_text() == "lost" * 1000
+    assert (own / "open").read_text() == "x"
+    assert "files that it alone had lie in" in pair.writer.log.read_text()
+    assert "lost+found" in run_memfs("status", here)
+    assert "files/d/lost" in run_memfs("gc", "--lost-found", here)
+    run_memfs("gc", "--lost-found", "--yes", here)
+    assert not own.exists()
     # A further start is like any other one.
     pair.reader.stop()
     pair.reader.start()

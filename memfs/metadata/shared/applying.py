@@ -52,7 +52,7 @@ _SHARED_TOTALS = (INODE_COUNT, LOGICAL_BYTES, REMOTE_COUNT, REMOTE_BYTES)
 _OWN_RAW = frozenset({sqlite.SET_RAW})
 """Shared, as they tell how many blocks a raw file takes; a reader tells it of its own."""
 
-_INODE_AT = {
+INODE_AT = {
     sqlite.SET_TIMES: 2,
     sqlite.SET_LINKS: 3,
     sqlite.SET_ATTRIBUTES: 8,
@@ -250,7 +250,7 @@ class Applying(SqliteEngine):
             return
         if shared.applies is not None and not shared.applies(parameters):
             return
-        place = _INODE_AT.get(statement)
+        place = INODE_AT.get(statement)
         if place is not None:
             self._follow_of_inode(statement, parameters, InodeNo(parameters[place]))
             return

@@ -250,8 +250,8 @@ class Joining:
             raise self._refusal(
                 f"node {name} writes in the place of this state directory since: it has taken over "
                 "(memfs node promote), or a copy of this directory was mounted, or this is an "
-                "older copy; mount the one that was mounted last, or have this machine read, by "
-                'role = "reader" in [nodes] and a new directory by --state'
+                "older copy; mount the one that was mounted last, or have this one read, by "
+                'role = "reader" in [nodes], which puts what it alone has into lost+found'
             )
         self._require_no_gap(node, seq)
         epoch = former + self._rng.randint(1, EPOCH_STEP_MAX)

@@ -44,6 +44,8 @@ class Membership(NamedTuple):
     """Epoch with which a reader is about to take the row of the node that writes."""
     state_id: bytes | None = None
     """Identity under which it writes, of the state directory that did before; None: its own."""
+    is_emptied: bool = False
+    """It wrote, its place was taken, and its tables go (`demoting`); `epochs` are the last ones."""
 
 
 class NodeFile:
@@ -67,12 +69,14 @@ class NodeFile:
             epochs = tuple(map(int, content["epochs"]))
             role = Role(content.get("role", Role.WRITER))
             taken, state_id = content.get("taken"), content.get("state_id")
+            is_emptied = bool(content.get("emptied"))
             return Membership(
                 str(content["mount"]),
                 epochs,
                 role,
                 None if taken is None else int(taken),
                 None if state_id is None else bytes.fromhex(state_id),
+                is_emptied,
             )
         except FileNotFoundError:
             return None
@@ -87,12 +91,14 @@ class NodeFile:
         Raises:
             OSError: The disk refuses.
         """
-        mount_id, epochs, role, taken, state_id = membership
+        mount_id, epochs, role, taken, state_id, is_emptied = membership
         content: dict[str, object] = {"mount": mount_id, "epochs": epochs, "role": role}
         if taken is not None:
             content["taken"] = taken
         if state_id is not None:
             content["state_id"] = state_id.hex()
+        if is_emptied:
+            content["emptied"] = True
         data = json.dumps(content).encode().ljust(_BYTES - 1) + b"\n"
         assert len(data) == _BYTES, content
         fd = open_regular(self._path, os.O_WRONLY | os.O_CREAT)

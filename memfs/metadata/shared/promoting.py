@@ -113,6 +113,12 @@ def find_offer(state_dir: Path, session: FirstSession, database_name: str) -> Of
     """
     known = NodeFile(state_dir).read()
     assert known is not None, "a reader's"
+    if known.is_emptied:
+        raise UsageError(
+            f"{state_dir} was about to become that of a node that reads: mount it once with "
+            'role = "reader" in [nodes]',
+            ExitCode.STATE_UNUSABLE,
+        )
     nodes = session.find_nodes()
     writer = next((node for node in nodes if node.role == Role.WRITER), None)
     if has_taken(known, writer):
