@@ -101,7 +101,7 @@ class FakeDatabase:
         return answers
 
     def _run_one(self, text: str, parameters: Sequence[object]) -> list[Row]:
-        if text in (writer.END_FORMER, writer.READ_OTHERS):
+        if text in (writer.END_FORMER, writer.READ_OTHERS, writer.NOTE_END):
             return []
         if text == writer.READ_NODE:
             return [(self.epoch, self.seq, "a")]

@@ -392,6 +392,41 @@ def test_former_contents_that_a_snapshot_would_lose_are_told(scene: Scene) -> No
     assert epoch > before + EPOCH_STEP_MAX
 
 
+def test_a_writer_that_has_ended_in_order_is_not_waited_for(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until it begins again, or if its changes did not come to the database."""
+    monkeypatch.setattr(schema, "SILENT_S", 1e6)
+    client = scene.mount.client
+    scene.read("r").close()
+
+    def refuse() -> None:
+        [writer, _] = schema.list_nodes(client, "db")
+        assert not writer.has_ended
+        with pytest.raises(UsageError, match="unmount it there first"):
+            scene.promote("r")
+
+    refuse()
+    scene.writer.close()
+    [writer, reader] = schema.list_nodes(client, "db")
+    assert (writer.has_ended, reader.has_ended) == (True, False)
+    scene.writer = scene.write("w")
+    refuse()
+    scene.writer.close()
+    schema.await_silence(client, "db", pytest.fail)
+    scene.promote("r")
+    scene.write("r").close()
+
+
+def test_a_writer_that_ends_with_changes_left_is_waited_for(scene: Scene) -> None:
+    scene.read("r").close()
+    scene.promote("r")
+    run(make_file(scene.writer, b"in vain"))
+    scene.writer.close()
+    [writer, _] = scene.mount.client.query("select applied, epoch from node order by node")
+    assert writer[0] != writer[1]
+
+
 async def test_what_is_sent_on_the_way_is_refused(scene: Scene) -> None:
     """A program of the former writer is told, and its change is nowhere."""
     await trio.to_thread.run_sync(scene.fill)

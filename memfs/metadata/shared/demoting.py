@@ -4,9 +4,9 @@ Its tables are those of a mount that went on elsewhere, so that they are made an
 bytes that it alone has are put away; who does that is given (`Holdings`).
 
 1. The row of the writer has an epoch beyond all that the file `node` knows: the place was taken.
-2. The tables are opened, as at each start, and tell which contents no store has, as far as the
-   others know. Their bytes are put away (`demote.moved`, after each), then made durable together
-   with a list of them (`demote.rescued`). *Killed before*: the next start does the same again.
+2. The tables are opened as at each start. They tell which contents no store has; the database tells
+   what the others know. Their bytes are put away (`demote.moved`, after each), then made durable
+   together with a list of them (`demote.rescued`). *Killed before*: the next start does the same again.
 3. The file `node` says that the directory is emptied, durably (`demote.marked`). *Killed from here
    on*: the next start goes on with that, whatever is left.
 4. Tables, journals and local copies go, and new tables come, under a new identity

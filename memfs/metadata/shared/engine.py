@@ -36,7 +36,7 @@ from memfs.metadata.shared.joining import Joining, no_answer
 from memfs.metadata.shared.node_file import NodeFile, Role
 from memfs.metadata.shared.reader_engine import ReaderEngine
 from memfs.metadata.shared.statements import SHARED, translate
-from memfs.metadata.shared.writer import FencedError, Writer
+from memfs.metadata.shared.writer import NOTE_END, FencedError, Writer
 from memfs.metadata.sqlite.change import Change
 from memfs.metadata.sqlite.creation import NO_SETTINGS
 from memfs.metadata.sqlite.engine import SqliteEngine
@@ -100,6 +100,15 @@ def _keep_epochs(file: NodeFile, epochs: tuple[int, ...]) -> None:
     file.write(known._replace(epochs=epochs))
 
 
+def _note_end(connector: Connector, number: int, epoch: int) -> None:
+    """Note that a node has ended in order. What goes wrong is passed over: it is silent soon."""
+    try:
+        with contextlib.closing(connector.connect_blocking()) as session:
+            session.transact_blocking([(NOTE_END, (number, epoch))])
+    except (DatabaseError, DisconnectedError, UsageError) as error:
+        log.info("%s does not know that this node has ended: %s", connector.name, error)
+
+
 _NO_DIGEST = bytes(32)
 """That of no content."""
 
@@ -152,6 +161,8 @@ class SharedEngine(SqliteEngine):
     _is_closed = False
     _writes_as: StateId | None = None
     """Identity of the state directory whose place this one has taken; None: it has its own."""
+    _note_end: Callable[[int], None]
+    """Tells the database that the node has ended in order, in an epoch."""
     writer: Writer
     """Its `run` sends what is committed here; a task of the daemon."""
     store_url: str
@@ -285,6 +296,7 @@ class SharedEngine(SqliteEngine):
                 raise MetadataError(f"{state_dir} cannot be used: {error}") from error
             engine._outbox = joined.outbox
             engine.store_url = mount.store
+            engine._note_end = partial(_note_end, connector, joined.node.number)
             engine.writer = Writer(
                 joined.node,
                 joined.outbox,
@@ -402,7 +414,10 @@ class SharedEngine(SqliteEngine):
             except MemfsError as error:
                 failure = error
             self._send_left()
-        super().close()
+            super().close()
+            report = self.writer.report()
+            if failure is None and not report.unconfirmed_count and report.reason is None:
+                self._note_end(report.epoch)
         if failure is not None:
             raise failure
 

@@ -83,6 +83,7 @@ _MANAGEMENT = (
             check (state in ('live', 'behind', 'left')), -- may not; 'left': nor is it expected
         seq bigint not null,            -- changes of its journal that are in the tables
         applied bigint not null,        -- of a reader: it needs no changes of the writer up to here
+                                        -- of the writer: the epoch in which it ended in order
         beat timestamptz not null,      -- when it was heard of last
         version text collate "C" not null -- of memfs
     ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02)""",
@@ -148,7 +149,8 @@ _HOLD_CHANGES = """
 _OFFER = """
     update node set epoch = epoch + $1::bigint, name = $2::text, state = 'left'
     where role = 'writer' and epoch = $3::bigint
-        and (state = 'left' or state = 'live' and beat < now() - $4 * interval '1 second')
+        and (state = 'left' or state = 'live'
+            and (applied = epoch and epoch > 0 or beat < now() - $4 * interval '1 second'))
     returning node
 """
 """The epoch keeps the former writer from all further changes."""
@@ -183,7 +185,8 @@ _LIST_NODES = """
         case when n.role = 'reader' and n.state = 'live' then (
             select extract(epoch from now() - c.at)::double precision from change as c
             where c.node = w.node and c.seq > n.applied order by c.seq limit 1) end,
-        extract(epoch from now() - n.beat)::double precision, n.version
+        extract(epoch from now() - n.beat)::double precision, n.version,
+        n.role = 'writer' and n.epoch > 0 and n.applied = n.epoch
     from node as n join node as w on w.role = 'writer'
     where n.role = 'writer' or n.state <> 'left' or n.name <> w.name or w.state <> 'live'
     order by n.node
@@ -277,6 +280,8 @@ class NodeReport(NamedTuple):
     """Seconds since it was heard of last."""
     version: str
     """That of its memfs."""
+    has_ended: bool
+    """It writes, and has ended in order since it began last."""
 
 
 def create(client: Client, database: str, store: str, version: str, role: str = "") -> Mount:
@@ -447,7 +452,9 @@ def find_loss(client: Client) -> Loss:
 
 
 def await_silence(client: Client, database: str, tell: Callable[[str], None]) -> None:
-    """Return once the node that writes was not heard of for `SILENT_S`; blocks until then.
+    """Return once the node that writes has ended in order, or was not heard of for `SILENT_S`.
+
+    Blocks until then.
 
     Args:
         client: Connected to the mount's database.
@@ -461,7 +468,7 @@ def await_silence(client: Client, database: str, tell: Callable[[str], None]) ->
     for is_last in (False, True):
         writer = _writer_of(client, database)
         left_s = SILENT_S - writer.heard_s
-        if writer.state != NodeState.LIVE or left_s < 0:
+        if writer.state != NodeState.LIVE or writer.has_ended or left_s < 0:
             return
         if not is_last:
             tell(f"{writer.name} was heard of {writer.heard_s:.0f} s ago: waiting {left_s:.0f} s")

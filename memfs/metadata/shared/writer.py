@@ -64,6 +64,8 @@ ADVANCE = (
 with it."""
 NOT_MOVED = "22012"
 """The SQLSTATE of that, division_by_zero."""
+NOTE_END = "update node set applied = epoch where node = $1 and epoch = $2"
+"""The node has ended in order: nobody has to wait until it is silent. The next epoch forgets it."""
 INSERT_CHANGE = "insert into change (node, seq, at, body) values ($1, $2, now(), $3)"
 LEAVE_BEHIND = (
     "update node set state = 'behind' where node in (select node from node"

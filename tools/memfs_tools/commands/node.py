@@ -108,9 +108,9 @@ def promote(
     memfs node promote gpu-07 -c /etc/memfs.toml
     # then on gpu-07: role = "writer" in [nodes], and mount again
 
-    The one that writes must be unmounted, or gone: it is waited for until it has not been heard of
-    for 15 seconds. From then on it changes nothing any more, also if it lives on, and its state
-    directory cannot be mounted again. The others read on meanwhile.
+    The one that writes must be unmounted, or gone: then it is waited for until it has not been
+    heard of for 15 seconds. From then on it changes nothing any more, also if it lives on; its
+    state directory comes back as one that reads. The others read on meanwhile.
 
     Files that it had not uploaded are lost, and without --accept-loss nothing is done then: the
     message names them. A barrier before its unmounting leaves no such file:
@@ -179,7 +179,8 @@ def _state(node: NodeReport) -> str:
     if node.role == "writer" and node.state == "left":
         return 'is to write, once it is mounted with role = "writer"; no node writes now'
     if node.role == "writer":
-        return f"writes, {format_count(node.applied, 'change')} so far"
+        ended = ", unmounted" if node.has_ended else ""
+        return f"writes, {format_count(node.applied, 'change')} so far{ended}"
     if node.state != "live":
         return f"reads, {node.state}"
     if not node.behind_count:
