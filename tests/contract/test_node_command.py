@@ -50,7 +50,7 @@ def test_nodes_are_told_to_people(
     """One after the other, and how far behind each is."""
     assert run(["node", "list", postgres.url]) == 0
     lines = capfd.readouterr().out.splitlines()
-    assert lines[0] == "w: writes, 7 changes so far, unmounted"
+    assert lines[0] == "w: writes, 7 changes so far"
     assert lines[2] == "a: reads, live, has all changes"
     assert lines[4].startswith("b: reads, live, lacks 2 changes, the oldest of 3 h")
     assert lines[6] == "c: reads, behind"

@@ -4,9 +4,10 @@ Its tables are those of a mount that went on elsewhere, so that they are made an
 bytes that it alone has are put away; who does that is given (`Holdings`).
 
 1. The row of the writer has an epoch beyond all that the file `node` knows: the place was taken.
-2. The tables are opened as at each start. They tell which contents no store has; the database tells
-   what the others know. Their bytes are put away (`demote.moved`, after each), then made durable
-   together with a list of them (`demote.rescued`). *Killed before*: the next start does the same again.
+2. The tables are opened as at each start. They tell which contents no store has, and the
+   database tells what the others know. Their bytes are put away (`demote.moved`, after each), then
+   made durable together with a list of them (`demote.rescued`). *Killed before*: the next start
+   does the same again.
 3. The file `node` says that the directory is emptied, durably (`demote.marked`). *Killed from here
    on*: the next start goes on with that, whatever is left.
 4. Tables, journals and local copies go, and new tables come, under a new identity
@@ -30,6 +31,7 @@ from memfs.metadata.records import InodeFlags
 from memfs.metadata.shared.applying import INODE_AT
 from memfs.metadata.shared.joining import no_answer
 from memfs.metadata.shared.node_file import Membership, NodeFile, Role
+from memfs.metadata.shared.schema import NodeState
 from memfs.metadata.shared.tables import array_text
 from memfs.metadata.sqlite import statements as sqlite
 from memfs.metadata.sqlite.creation import LEASE_NAME, NO_SETTINGS, create
@@ -90,9 +92,9 @@ class OwnContent(NamedTuple):
     ino: InodeNo
     generation: Generation
     raw: RawId
-    """A raw file; 0: it has none."""
+    """0 (`NO_RAW`): there is no raw file."""
     blob: BlobId
-    """Without a raw file: its packed form has the bytes."""
+    """Its packed form has the bytes where there is no raw file."""
     size: int
     mtime_ns: int
     is_open: bool
@@ -142,7 +144,7 @@ def demote(
         state_dir: Any; one that was not replaced stays as it is.
         config, limits, migration: As `SqliteEngine.open`.
         connector: Connects to the database of the mount.
-        holdings: Of the last epoch in which it wrote, and the identity under which it did.
+        holdings: Made with the last epoch of the directory, and the identity that it wrote under.
         reach: Told of each fault point (`moves.faults.DEMOTE_POINTS`).
 
     Returns:
@@ -183,7 +185,8 @@ def demote(
 
 
 def _is_replaced(known: Membership, writer: NodeRow | None, database_name: str) -> bool:
-    if writer is None or writer.epoch in known.epochs:
+    if writer is None or writer.state == NodeState.BEHIND or writer.epoch in known.epochs:
+        # The tables may be those of a mount that moves in or out: no node reads it.
         return False
     if writer.epoch < max(known.epochs):
         raise UsageError(
