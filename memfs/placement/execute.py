@@ -80,6 +80,10 @@ class Wait(NamedTuple):
 
 _OPEN = Wait(PendingCode.OPEN, "a program has the file open or mapped; it moves when that ends")
 
+_CHANGED = Wait(
+    PendingCode.OTHER, "it was changed again and again while it was to move; it is tried again"
+)
+
 _SHARED = Wait(
     PendingCode.SHARED,
     "a clone of the file shares its compressed copy, and was used later or is pinned; it goes when "
@@ -193,13 +197,18 @@ class Placer:
                 await self._note_unpackable(move.ino, file.inode.generation)
                 return False
             if result.outcome == MoveOutcome.SUPERSEDED:
-                return False
+                if step == Step.LOCK:
+                    return False
+                # It was changed meanwhile, perhaps only by a program that has fetched it, of which
+                # nobody else tells: what is left to do is looked at anew.
+                continue
             # Uploading it and dropping its raw file move the same bytes.
             moved_bytes = max(moved_bytes, result.moved_bytes)
             there = next_step(after_step(candidate, step), move.goal) is None
             if there and result.outcome == MoveOutcome.DONE:
                 await self.record_done(move, moved_bytes)
                 return False
+        await self.postpone(move.ino, move.goal.tier, _CHANGED)
         return False
 
     async def wait_for_store(self, ino: InodeNo, wanted: Tier, store: str) -> None:

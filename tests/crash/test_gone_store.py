@@ -67,7 +67,7 @@ def test_a_file_read_again_stays_while_its_store_is_away(
     (tmp_path / "away").rename(store)
     # Pinned anew: what a program has read stays for a minute.
     os.setxattr(path, "user.memfs.tier", b"glacier")
-    wait_for(lambda: forms_of(path) == ["remote"], "it does not leave again")
+    wait_for(lambda: forms_of(path) == ["remote"], lambda: (why(path), forms_of(path)))
     assert path.read_bytes() == CONTENT
     assert json.loads(run_memfs("status", "--json", mount.root))["store"]["well"] is True
     path.unlink()

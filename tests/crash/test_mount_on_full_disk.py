@@ -10,6 +10,7 @@ import pytest
 
 from tests import scratch
 from tests.crash.small_disks import MountOnDisk, make_ext4
+from tests.mounting import run_memfs
 from tests.outcomes import error_of
 from tests.waiting import wait_for
 
@@ -81,7 +82,14 @@ def test_a_full_state_mounts_and_gives_room_back(image_mount: Mount, killed: boo
     assert big.stat().st_size == BIG_BYTES
     big.unlink()
     # At once, but for a move of the mover's that has the file open at this moment.
-    wait_for(lambda: free_bytes(image_mount.state) > BIG_BYTES // 2, "the room of a removed file")
+    wait_for(
+        lambda: free_bytes(image_mount.state) > BIG_BYTES // 2,
+        lambda: (
+            "the room of a removed file",
+            run_memfs("status", root),
+            image_mount.log.read_text()[-4000:],
+        ),
+    )
     (root / "after").write_bytes(b"a" * (BIG_BYTES // 4))
     assert (root / "after").read_bytes() == b"a" * (BIG_BYTES // 4)
     ballast.unlink()

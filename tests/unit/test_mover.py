@@ -17,7 +17,7 @@ from memfs.content.opening import OpenMode
 from memfs.errors import MetadataError
 from memfs.metadata.records import InodeFlags, NewInode
 from memfs.moves.batching import upload_batch
-from memfs.moves.dropping import drop_raw
+from memfs.moves.dropping import drop_form, drop_raw
 from memfs.moves.hydrating import hydrate
 from memfs.moves.outcome import MoveOutcome
 from memfs.moves.packing import pack
@@ -274,6 +274,40 @@ async def test_a_file_that_is_rewritten_during_a_move_is_moved_after_it(
     await depot.steps(3)
     assert await depot.state.forms(ino) == {FormKind.PACKED}
     assert await depot.state.content(ino) == compressible(90_000, seed=2)
+
+
+async def test_a_file_that_is_fetched_during_a_move_is_not_forgotten(
+    depot: Depot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program reads it as its last local form is to go: that move ends without result."""
+    ino = await depot.create("a")
+    await depot.pin(ino, Tier.GLACIER)
+    await depot.steps(2)
+    await depot.pin(ino, Tier.COLD)
+    await depot.steps(2)
+    assert await depot.state.forms(ino) == {FormKind.PACKED, FormKind.REMOTE}
+    fetched = False
+
+    async def drop_and_fetch(
+        parts: MoveParts,
+        dropped: InodeNo,
+        kind: FormKind,
+        **options: Any,  # noqa: ANN401  as of drop_form
+    ) -> MoveResult:
+        nonlocal fetched
+        if not fetched:
+            fetched = True
+            before = await parts.engine.get_inode(dropped)
+            await hydrate(parts, dropped)
+            # As if the look at the file had been before that.
+            options["seen"] = before
+        return await drop_form(parts, dropped, kind, **options)
+
+    monkeypatch.setattr(execute, "drop_form", drop_and_fetch)
+    await depot.pin(ino, Tier.GLACIER)
+    await depot.mover.run_round()
+    assert fetched
+    assert await depot.state.forms(ino) == {FormKind.REMOTE}
 
 
 async def test_a_changed_pin_of_a_directory_ends_the_waiting_of_files_below(depot: Depot) -> None:
