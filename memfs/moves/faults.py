@@ -251,6 +251,18 @@ MOVE_IN_POINTS = (
 order; the second one and the third one after each step."""
 
 
+MOVE_OUT_POINTS = (
+    "move_out.compared",
+    "move_out.noted",
+    "move_out.left",
+    "move_out.identified",
+    "move_out.uncounted",
+    "move_out.unnamed",
+    "move_out.done",
+)
+"""That of names that leave a database (`metadata.shared.moving_out`), in order."""
+
+
 class FaultPoints:
     """Told of every point reached; does nothing. Crash tests pass one that kills the process."""
 

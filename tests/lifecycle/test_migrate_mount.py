@@ -114,3 +114,37 @@ def test_a_mount_moves_into_a_database(base: Path, postgres: Database) -> None:
     assert not (reader.root / "d/6").exists()
     reader.stop()
     node.stop()
+
+
+def test_a_mount_leaves_its_database(base: Path, postgres: Database) -> None:
+    """The state directory is enough again, with what programs did on the node."""
+    store = f"file://{_place(base, 'objects')}"
+    alone = f'[glacier]\nurl = "{store}"\n'
+    shared = f'{alone}[metadata]\nurl = "{postgres.url}"\n[nodes]\nname = "a"\n'
+    run_memfs("format", postgres.url, "--store", store)
+    node = Mount(_place(base, "a"), "kernel", shared, forked=True)
+    node.start()
+    _write(node.root)
+    run_memfs("snapshot", "create", "before", "--mount", node.root)
+    tree = _tree(node.root)
+    with pytest.raises(MountError, match=rf"exit {ExitCode.STATE_IN_USE:d}\n"):
+        run_memfs("migrate", postgres.url, node.state)
+    node.stop()
+    told = run_memfs("migrate", postgres.url, node.state)
+    assert "has its names alone, compared row by row" in told
+    assert "drop them" in told
+    assert "has its names alone" in run_memfs("migrate", postgres.url, node.state)
+    with pytest.raises(MountError, match="have moved out of it"):
+        node.start()
+
+    mount = Mount(node.base, "kernel", alone, forked=True)
+    mount.start()
+    assert _tree(mount.root) == tree
+    assert "before" in run_memfs("snapshot", "list", "--mount", mount.root)
+    (mount.root / "d/new").write_text("alone again")
+    run_memfs("barrier", "--level", "remote", mount.root)
+    mount.stop()
+    mount.fsck()
+    mount.start()
+    assert (mount.root / "d/new").read_text() == "alone again"
+    mount.stop()

@@ -29,6 +29,8 @@ LONG_ROWS_A_PAGE = 200
 """Those of tables whose rows may have 64 KiB each."""
 TIMEOUT_S = 60.0
 """For each page. Guess."""
+SHOWN_COUNT = 3
+"""Differences that a message tells."""
 
 _LONG = frozenset({"xattr", "xattr_was", "setting", "source", "published"})
 _DIGEST, _STORED = "memfs_digest", "memfs_stored"
@@ -56,6 +58,28 @@ class Difference(NamedTuple):
     """The row of the state directory, as PostgreSQL stores it; None: it has no such row."""
     there: Row | None
     """That of PostgreSQL; None: it has no such row."""
+
+
+class Counter:
+    """Told how many rows more are done, and shows how far a stage is.
+
+    Args:
+        stage: Its name.
+        total: Rows in all.
+        show: Told the stage, rows done, and rows in all.
+    """
+
+    def __init__(self, stage: str, total: int, show: Callable[[str, int, int], None]) -> None:
+        self._stage = stage
+        self._total = total
+        self._show = show
+        self._done = 0
+        self(0)
+
+    def __call__(self, count: int) -> None:
+        """Note that so many more are done."""
+        self._done += count
+        self._show(self._stage, self._done, self._total)
 
 
 def page_rows(table: SharedTable) -> int:

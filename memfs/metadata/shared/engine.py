@@ -159,8 +159,6 @@ class SharedEngine(SqliteEngine):
     _is_owed = False
     """A request has ended a change, and is not answered yet."""
     _is_closed = False
-    _writes_as: StateId | None = None
-    """Identity of the state directory whose place this one has taken; None: it has its own."""
     _note_end: Callable[[int], None]
     """Tells the database that the node has ended in order, in an epoch."""
     writer: Writer
@@ -274,7 +272,7 @@ class SharedEngine(SqliteEngine):
                 raise MetadataError(f"{state_dir} cannot be used: {error}") from error
             known = file.read()
             if known is not None and known.state_id is not None:
-                engine._writes_as = StateId(known.state_id)
+                engine.former_state_id = StateId(known.state_id)
             joining = Joining(
                 session,
                 mount,
@@ -311,20 +309,11 @@ class SharedEngine(SqliteEngine):
                 settings.keep_changes_s,
             )
             engine.writer.begin(session, joined.epoch)
-            if engine._writes_as is not None:
+            if engine.former_state_id is not None:
                 engine._close_lost_files()
             engine._changes = SharedChange(engine._changes, engine._end_change)
             stack.pop_all()
         return engine
-
-    @property
-    def state_id(self) -> StateId:
-        """That of the mount: of the state directory that wrote first."""
-        return self._writes_as or self._state_id
-
-    @property
-    def object_state_id(self) -> StateId:
-        return self.state_id
 
     def _close_lost_files(self) -> None:
         """Have no file seem to be written that a former writer was writing, and has alone."""

@@ -23,14 +23,19 @@ Invariant: a database with a writer that is `live` has exactly the rows of its s
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, NamedTuple
 
 from memfs import __version__
 from memfs.errors import DatabaseError, UsageError
 from memfs.exit_codes import ExitCode
 from memfs.metadata.shared import comparing, schema
-from memfs.metadata.shared.comparing import Difference, differences, page_rows
+from memfs.metadata.shared.comparing import (
+    SHOWN_COUNT,
+    Counter,
+    Difference,
+    differences,
+    page_rows,
+)
 from memfs.metadata.shared.node_file import Membership, NodeFile, Role
 from memfs.metadata.shared.schema import NodeState
 from memfs.metadata.shared.tables import TABLES, TYPES, array_text
@@ -52,8 +57,6 @@ STEP_BYTES = 1 << 20
 """So many bytes of rows go at once, but for a single row that has more."""
 TIMEOUT_S = 60.0
 """For each step. Guess."""
-SHOWN_COUNT = 3
-"""Differences that a message tells."""
 
 _REGISTER = """
     insert into node (node, name, state_id, role, epoch, state, seq, applied, beat, version)
@@ -133,11 +136,11 @@ class MovingIn:
         total = comparing.count_local(connection)
         for table in TABLES:
             self._remove(table)
-        with self._counted("sent", total) as note:
-            for table in TABLES:
-                self._send(table, note)
-        with self._counted("compared", total) as note:
-            found = comparing.first_differences(connection, self._client, note, SHOWN_COUNT)
+        note = Counter("sent", total, self._show)
+        for table in TABLES:
+            self._send(table, note)
+        note = Counter("compared", total, self._show)
+        found = comparing.first_differences(connection, self._client, note, SHOWN_COUNT)
         if found:
             raise UsageError(
                 f"{self._database} has other rows than {self._state_dir} ({'; '.join(found)}): "
@@ -239,19 +242,6 @@ class MovingIn:
             ) from None
 
     # --- rows ------------------------------------------------------------------------------------
-    @contextlib.contextmanager
-    def _counted(self, stage: str, total: int) -> Iterator[Callable[[int], None]]:
-        """Yield what is told how many rows more are done."""
-        done = 0
-
-        def note(count: int) -> None:
-            nonlocal done
-            done += count
-            self._show(stage, done, total)
-
-        self._show(stage, 0, total)
-        yield note
-
     def _differences(
         self, table: SharedTable, note: Callable[[int], None] = lambda _count: None
     ) -> Iterator[Difference]:
@@ -317,7 +307,7 @@ class MovingIn:
         if not read_is_shared(self._state_dir):
             write_format(self._state_dir, engine._state_id, shared=True)
         self._reach("move_in.marked")
-        self._file.write(Membership(mount.mount_id, (0,)))
+        self._file.write(Membership(mount.mount_id, (0,), state_id=engine.former_state_id))
         self._reach("move_in.named")
         engine._database.begin_following()
         self._reach("move_in.counted")

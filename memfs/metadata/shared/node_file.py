@@ -15,7 +15,7 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.errors import StateDamagedError
-from memfs.linux.files import open_regular, read_regular
+from memfs.linux.files import open_regular, read_regular, sync_directory
 from memfs.metadata.sqlite.format import NODE_NAME
 
 if TYPE_CHECKING:
@@ -107,3 +107,12 @@ class NodeFile:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+    def remove(self) -> None:
+        """Remove it, durably; idempotent.
+
+        Raises:
+            OSError: The disk refuses.
+        """
+        self._path.unlink(missing_ok=True)
+        sync_directory(self._path.parent)

@@ -144,7 +144,7 @@ class ReaderEngine(Applying):
                 raise UsageError(str(error), ExitCode.STATE_UNUSABLE) from error
             stack.callback(Applying.close, engine)
             try:
-                write_format(state_dir, engine.state_id, shared=True)
+                write_format(state_dir, engine._state_id, shared=True)
                 row = session.join_reader(settings.name, bytes(engine.state_id), __version__)
                 epoch = _take_epoch(session, file, row, name, rng)
                 reach("reader.taken")

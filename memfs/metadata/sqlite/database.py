@@ -466,16 +466,32 @@ class Database:
         Raises:
             MetadataError: That cannot be.
         """
+
+        def begin(execute: following.Execute) -> None:
+            change(execute)
+            following.begin(execute, number)
+
+        self._commit_first(begin, "a node's")
+
+    def end_following(self) -> None:
+        """Make the state directory of one machine of that of a node; else as `begin_following`."""
+        self._commit_first(following.end, "that of one machine")
+
+    def _commit_first(self, change: Callable[[following.Execute], None], what: str) -> None:
+        """Change the tables before any entry is in the journal, durably.
+
+        Raises:
+            MetadataError: That cannot be.
+        """
         assert self._journals.size_bytes == 0, "entries would be redone twice"
         try:
             change(self._tables.execute)
-            following.begin(self._tables.execute, number)
             self._committed_totals = tuple(self.totals)
             self._commit_tables(self._journals.next_sequence - 1)
             self._tables.begin()
             self._checkpointer.sync_log()
         except (sqlite3.Error, OSError) as error:
-            self._failure = MetadataError(f"{self._path} cannot become a node's: {error}")
+            self._failure = MetadataError(f"{self._path} cannot become {what}: {error}")
             raise again(self._failure) from error
 
     def read_followed(self) -> tuple[int | None, list[KeptEntry]]:

@@ -23,6 +23,7 @@ from memfs.metadata.sqlite.format import (
     FORMAT_NUMBER,
     new_state_id,
     read_format,
+    read_former_id,
     read_state_id,
     refuse_half_repaired,
     write_format,
@@ -65,6 +66,8 @@ class SqliteEngine(Foreign):
     database_class: ClassVar[type[Database]] = Database
     first_id: ClassVar[int] = FIRST_ID
     """The first number that a new state directory hands out."""
+    former_state_id: StateId | None = None
+    """Identity of the state directory whose place this one has taken, as a node; None: its own."""
 
     @classmethod
     def open(
@@ -138,7 +141,9 @@ class SqliteEngine(Foreign):
             raise
         attributes.bind(database)
         fields.bind(database)
-        return cls(database, lease, cache, state_id, attributes, fields)
+        engine = cls(database, lease, cache, state_id, attributes, fields)
+        engine.former_state_id = read_former_id(state_dir)
+        return engine
 
     # --- ids -------------------------------------------------------------------------------------
     def reserve_ids(self) -> tuple[InodeNo, RawId]:
@@ -161,11 +166,11 @@ class SqliteEngine(Foreign):
 
     @property
     def state_id(self) -> StateId:
-        return self._state_id
+        return self.former_state_id or self._state_id
 
     @property
     def object_state_id(self) -> StateId:
-        return self._state_id
+        return self.state_id
 
     # --- totals ----------------------------------------------------------------------------------
     async def usage(self) -> Usage:

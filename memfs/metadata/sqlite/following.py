@@ -108,6 +108,16 @@ def begin(execute: Execute, number: int) -> None:
     execute("insert or ignore into followed (one, number) values (1, ?)", (number,))
 
 
+def end(execute: Execute) -> None:
+    """Make one of a single machine of the state directory of a node, in the open transaction.
+
+    Args:
+        execute: Runs a statement there.
+    """
+    execute("delete from followed")
+    execute("delete from unsent")
+
+
 def keep_redone(execute: Execute, fingerprint: int, payload: bytes) -> None:
     """At an opening: count and keep an entry that was redone just now."""
     execute("update followed set number = number + 1")

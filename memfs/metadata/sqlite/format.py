@@ -105,6 +105,19 @@ def read_state_id(state_dir: Path) -> StateId | None:
     raise StateDamagedError(f"{path} has no valid id ({error})", str(state_dir))
 
 
+def read_former_id(state_dir: Path) -> StateId | None:
+    """Return the identity under which a mount writes, if it is another state directory's.
+
+    That is so where the directory was that of a node that has taken over from another one, and the
+    names have left the database since.
+    """
+    try:
+        text = json.loads(read_regular(state_dir / FILE_NAME)).get("writes_as")
+        return None if text is None else StateId(bytes.fromhex(text))
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
+        return None
+
+
 def new_state_id() -> StateId:
     """Return an identity that no other state directory has."""
     return StateId(secrets.token_bytes(STATE_ID_BYTES))
@@ -141,6 +154,7 @@ def write_format(
     number: int = FORMAT_NUMBER,
     *,
     shared: bool = False,
+    writes_as: StateId | None = None,
 ) -> None:
     """Mark the directory as complete and ours, for good.
 
@@ -149,9 +163,13 @@ def write_format(
         state_id: Its identity.
         number: That of the format.
         shared: It belongs to a node of a shared mount: nothing else may change it.
+        writes_as: Identity under which the mount writes (`read_former_id`); None: as it was.
     """
     engine = SHARED_ENGINE_NAME if shared else ENGINE_NAME
-    content = json.dumps({"format": number, "engine": engine, "id": state_id.hex()})
+    told = {"format": number, "engine": engine, "id": state_id.hex()}
+    if (former := writes_as or read_former_id(state_dir)) is not None:
+        told["writes_as"] = former.hex()
+    content = json.dumps(told)
     temporary = state_dir / (FILE_NAME + ".new")
     try:
         _write(temporary, content, os.O_CREAT | os.O_TRUNC)

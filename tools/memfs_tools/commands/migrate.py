@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from memfs.errors import DatabaseError, DisconnectedError, UsageError
+from memfs.errors import DatabaseError, DisconnectedError, MemfsError, UsageError
 from memfs.exit_codes import ExitCode
 from memfs.sizes import format_count
 from memfs_tools.arguments import AS_JSON, GivenPath
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from memfs.config import Config
     from memfs.metadata.shared.client import Client
+    from memfs.metadata.sqlite.engine import SqliteEngine
 
 _SCHEMES = ("postgresql://", "postgres://")
 
@@ -33,7 +35,7 @@ _SCHEMES = ("postgresql://", "postgres://")
 )
 @AS_JSON
 def migrate(source: str, target: str | None, config: Path | None, as_json: bool) -> None:
-    """Move the names of a mount from its state directory into a PostgreSQL database.
+    """Move the names of a mount into a PostgreSQL database, or back to its state directory alone.
 
     \b
     memfs umount /mnt/data
@@ -41,42 +43,44 @@ def migrate(source: str, target: str | None, config: Path | None, as_json: bool)
     memfs migrate /var/lib/memfs/mnt-data postgresql://memfs@db/memfs
     memfs mount -c FILE --state /var/lib/memfs/mnt-data /mnt/data
 
-    SOURCE is the state directory, which must not be mounted. TARGET is the database, or FILE names
-    it by metadata.url; it was made by `memfs format` for the object store of this mount. From then
-    on the configuration has metadata.url and glacier.url: other machines can read the mount.
+    The state directory must not be mounted; it stays where it is, with all bytes and caches. The
+    database, which FILE can name by metadata.url instead, was made by `memfs format` for the object
+    store of this mount. From then on the configuration has metadata.url and glacier.url, and other
+    machines can read the mount.
 
-    The state directory stays where it is, with all bytes and caches. All rows are copied, and then
-    compared, before it is marked as that of the machine that writes. Until then nothing of it is
-    changed. Whatever ends this command, run it again: it goes on with what is missing.
+    All rows are copied and then compared, before the state directory is marked as that of the
+    machine that writes. Until then nothing of it is changed.
+
+    \b
+    memfs migrate postgresql://memfs@db/memfs /var/lib/memfs/mnt-data
+
+    The way back is for the state directory of the machine that writes, once nobody has the mount
+    any more. All rows are compared; then the configuration has no metadata.url any longer. The
+    database keeps its tables, which no machine can mount again: its owner drops them.
+
+    Whatever ends this command, run it again: it goes on with what is missing.
     """  # noqa: D301 - \b is for click: keep the lines below as they are
     from memfs.config_file import load_config
 
     loaded = load_config(config)
-    url = target if target is not None else loaded.metadata.url
     if source.startswith(_SCHEMES):
-        raise click.UsageError("SOURCE is a state directory.")
+        if target is None or target.startswith(_SCHEMES):
+            raise click.UsageError("Name the state directory behind the database.")
+        _move_out(Path(target), source, loaded, as_json=as_json)
+        return
+    url = target if target is not None else loaded.metadata.url
     if url is None:
         raise click.UsageError("Name the database, by its URL or by a configuration that has it.")
     _move_in(Path(source), url, loaded, as_json=as_json)
 
 
 def _move_in(state: Path, url: str, config: Config, *, as_json: bool) -> None:
-    # Imported here: the client of the database takes a tenth of a second, as the engine does.
     from memfs.metadata.shared.moving_in import MovingIn
-    from memfs.metadata.sqlite.engine import SqliteEngine
-    from memfs_daemon.state_dir import require_state
-    from memfs_daemon.state_lock import StateLock
     from memfs_tools.display import progress_bar
 
-    require_state(state, shared=True)
-    with (
-        StateLock(state, None),
-        _connected(url, config) as (client, database),
-        contextlib.closing(SqliteEngine.open(state, config.metadata, shared=True)) as engine,
-        progress_bar(hidden=as_json) as show,
-        _explained(database),
-    ):
+    with _opened(state, url, config) as opened, progress_bar(hidden=as_json) as show:
         name = config.nodes.name or socket.gethostname()
+        engine, client, database = opened
         moved = MovingIn(engine, state, client, database, name, show=show).run()
     if as_json:
         tell_json({"state": str(state), "database": database} | moved._asdict())
@@ -90,6 +94,47 @@ def _move_in(state: Path, url: str, config: Config, *, as_json: bool) -> None:
         f"Name the database as metadata.url, and mount it again, as node {moved.node}:\n"
         f"  memfs mount -c FILE --state {state} MOUNTPOINT"
     )
+
+
+def _move_out(state: Path, url: str, config: Config, *, as_json: bool) -> None:
+    from memfs.metadata.shared.moving_out import MovingOut
+    from memfs_tools.display import progress_bar
+
+    with _opened(state, url, config) as opened, progress_bar(hidden=as_json) as show:
+        engine, client, database = opened
+        rng = random.SystemRandom()
+        moved = MovingOut(engine, state, client, database, rng, show=show).run()
+    if as_json:
+        tell_json({"state": str(state), "database": database} | moved._asdict())
+        return
+    rows = format_count(moved.row_count, "row")
+    how = f", compared row by row with {database} ({rows})" if moved.row_count else ""
+    tell_lines(
+        f"{state}: has its names alone{how}\n"
+        "Take metadata.url out of the configuration, and mount it again:\n"
+        f"  memfs mount -c FILE --state {state} MOUNTPOINT\n"
+        f"{database} keeps its tables, and no machine can mount them: drop them when you like"
+    )
+    for reader in moved.readers:
+        tell_lines(f"node {reader} cannot read this mount any more: remove its state directory")
+
+
+@contextlib.contextmanager
+def _opened(state: Path, url: str, config: Config) -> Iterator[tuple[SqliteEngine, Client, str]]:
+    """Yield the engine of a state directory, and a connection to a database with its name."""
+    # Imported here: the client of the database takes a tenth of a second, as the engine does.
+    from memfs.metadata.sqlite.engine import SqliteEngine
+    from memfs_daemon.state_dir import require_state
+    from memfs_daemon.state_lock import StateLock
+
+    require_state(state, shared=True)
+    with (
+        StateLock(state, None),
+        _connected(url, config) as (client, database),
+        _explained(state, database),
+        contextlib.closing(SqliteEngine.open(state, config.metadata, shared=True)) as engine,
+    ):
+        yield engine, client, database
 
 
 @contextlib.contextmanager
@@ -114,11 +159,15 @@ def _connected(url: str, config: Config) -> Iterator[tuple[Client, str]]:
 
 
 @contextlib.contextmanager
-def _explained(database: str) -> Iterator[None]:
-    """Say what is to be done after a database has refused, or has not answered."""
+def _explained(state: Path, database: str) -> Iterator[None]:
+    """Say what is to be done after a database has refused or not answered, or a disk."""
     try:
         yield
     except (DatabaseError, DisconnectedError) as error:
         raise UsageError(
             f"{database}: {error}; run the same command again, which goes on", ExitCode.NO_ANSWER
         ) from None
+    except UsageError:
+        raise
+    except MemfsError as error:
+        raise UsageError(f"{state}: {error}", ExitCode.STATE_UNUSABLE) from error
