@@ -58,6 +58,21 @@ def test_nodes_are_told_to_people(
     assert lines[3].endswith(" ago, epoch 0, memfs 2")
 
 
+def test_names_that_are_on_their_way_are_told(
+    capfd: pytest.CaptureFixture[str], mount: MountDatabase, postgres: Database
+) -> None:
+    """To the database, with the first epoch, or out of it."""
+    for epoch, told in (
+        (0, "w: its names are on their way to this"),
+        (9, "w: has its names alone"),
+    ):
+        mount.client.query(
+            "update node set state = 'behind', epoch = $1 where name = 'w'", (epoch,)
+        )
+        assert run(["node", "list", postgres.url]) == 0
+        assert capfd.readouterr().out.startswith(told)
+
+
 def test_nodes_are_told_to_programs_by_a_configuration(
     capfd: pytest.CaptureFixture[str], mount: MountDatabase, postgres: Database, tmp_path: Path
 ) -> None:

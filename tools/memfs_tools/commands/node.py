@@ -178,6 +178,10 @@ def _url(url: str | None, config: Path | None) -> str:
 def _state(node: NodeReport) -> str:
     if node.role == "writer" and node.state == "left":
         return 'is to write, once it is mounted with role = "writer"; no node writes now'
+    if node.role == "writer" and node.state == "behind":
+        if node.epoch:
+            return "has its names alone: they have moved out of this database (memfs migrate)"
+        return "its names are on their way to this database: memfs migrate goes on"
     if node.role == "writer":
         ended = ", unmounted" if node.has_ended else ""
         return f"writes, {format_count(node.applied, 'change')} so far{ended}"
