@@ -185,12 +185,19 @@ def test_copies_are_refused(mount: MountDatabase, state_dir: Path, tmp_path: Pat
     end(join(state_dir, mount))
     with pytest.raises(UsageError, match="or a copy of it was mounted"):
         move_out(tmp_path / "older", mount)
+    shutil.copytree(state_dir, tmp_path / "before")
     open_alone(tmp_path / "other").close()
     with pytest.raises(UsageError, match="does not have the names of"):
         move_out(tmp_path / "other", mount)
+    ((mount_id,),) = mount.client.query("select mount_id from mount")
     mount.client.query("update mount set mount_id = repeat('0', 32)")
     with pytest.raises(UsageError, match="is not that of the node that writes there"):
         move_out(state_dir, mount)
+    mount.client.query("update mount set mount_id = $1", (mount_id,))
+    move_out(state_dir, mount)
+    with pytest.raises(UsageError, match=r"have left it, and .*before is an older copy"):
+        move_out(tmp_path / "before", mount)
+    assert read_is_shared(tmp_path / "before")
 
 
 def test_the_identity_of_a_former_node_stays(

@@ -127,6 +127,11 @@ class MovingOut:
         row_count = 0
         if not has_left:
             row_count = self._leave(mount, writer, known)
+        elif known is not None and writer.epoch not in known.epochs:
+            raise self._refusal(
+                f"the names of node {writer.name} have left it, and {self._state_dir} is an older "
+                "copy: use the one that was mounted last"
+            )
         self._change(identity)
         return MovedOut(writer.name, row_count, readers)
 
