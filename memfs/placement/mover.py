@@ -160,12 +160,17 @@ class Mover:
             pause_s = self._context.config.policy.interval_s
 
     async def _round(self) -> bool:
-        await self._stored_stats.load_or_save()
+        await self._stored_stats.load()
+        try:
+            more = await self._finish_requests()
+        finally:
+            # On a full disk the rest may fail until this has made room.
+            if self._context.activity.take_freed():
+                await self._context.garbage.collect_local(GARBAGE_A_ROUND)
+        more = await self._decide() or more
+        await self._stored_stats.save_if_due()
         await self._context.quotas.save_if_due()
-        more = await self._finish_requests()
-        if self._context.activity.take_freed():
-            await self._context.garbage.collect_local(GARBAGE_A_ROUND)
-        return await self._decide() or more
+        return more
 
     async def _decide(self) -> bool:
         """Look at what has happened and decide; returns True if there is more to look at."""
@@ -234,13 +239,16 @@ class _StoredStats:
         self._loaded = False
         self._saved_s = 0.0
 
-    async def load_or_save(self) -> None:
-        """Load once, then save now and then."""
+    async def load(self) -> None:
+        """Load, once."""
         if not self._loaded:
             self._loaded = True
             self._saved_s = trio.current_time()
             await self._load()
-        elif trio.current_time() - self._saved_s >= SAVE_INTERVAL_S:
+
+    async def save_if_due(self) -> None:
+        """Save now and then."""
+        if trio.current_time() - self._saved_s >= SAVE_INTERVAL_S:
             await self.save()
 
     async def save(self) -> None:

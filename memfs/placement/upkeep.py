@@ -73,8 +73,9 @@ class Upkeep:
         Returns:
             How much was done, 0 if nothing was left to do.
         """
-        done_count = await self._make_durable()
-        done_count += await self._garbage.collect_local(GARBAGE_A_ROUND)
+        # On a full disk nothing else can be done before this has made room.
+        done_count = await self._garbage.collect_local(GARBAGE_A_ROUND)
+        done_count += await self._make_durable()
         if not self._recovery.done:
             done_count += 1 + await self._recovery.look_at_slice()
         self._parts.engine.maintain()

@@ -12,9 +12,9 @@ import pytest
 import trio
 
 from memfs.config import ColdConfig, GlacierConfig, PolicyConfig, WarmConfig
-from memfs.content.activity import Activity
+from memfs.content.activity import FREED_BYTES_MIN, Activity
 from memfs.content.opening import OpenMode
-from memfs.errors import MetadataError
+from memfs.errors import MetadataError, NoSpaceError
 from memfs.metadata.records import InodeFlags, NewInode
 from memfs.moves.batching import upload_batch
 from memfs.moves.dropping import drop_form, drop_raw
@@ -762,3 +762,32 @@ async def test_a_node_that_reads_rechecks_nothing(open_depot: Callable[..., Depo
     assert (state.recovery.recheck.done, state.recovery.recheck.proven) == (True, True)
     assert not state.sealer.is_changed(inode)
     assert (await drop_raw(state.parts, ino)).outcome == MoveOutcome.DONE
+
+
+async def test_a_full_disk_gets_room_though_nothing_else_can_be_done(
+    depot: Depot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is removed goes, whichever other part of the upkeep or of a round fails first."""
+    freed = []
+
+    async def collect(limit: int) -> int:
+        freed.append(limit)
+        return 0
+
+    async def fail(*_: object) -> int:
+        raise NoSpaceError("the disk is full")
+
+    mover = depot.mover
+    monkeypatch.setattr(mover._context.garbage, "collect_local", collect)
+    for owner, broken, step in (
+        (mover._upkeep, "_make_durable", mover._upkeep.tidy),
+        (mover, "_finish_requests", mover._round),
+        (mover._context.quotas, "save_if_due", mover._round),
+    ):
+        freed.clear()
+        depot.activity.note_freed(FREED_BYTES_MIN)
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, broken, fail)
+            with pytest.raises(NoSpaceError):
+                await step()
+        assert freed, broken
