@@ -51,6 +51,8 @@ class Database:
         self.round_s = 0.01
         self.round_count = self.connection_count = 0
         self.is_dead = self.refuses = False
+        self.connect_s = 0.0
+        """So long a connection takes that begins while it is dead."""
         self.is_cut = False
         """Connections end before their answer."""
 
@@ -58,6 +60,8 @@ class Database:
         """Return another connection."""
         if self.refuses:
             raise DisconnectedError("refused")
+        if self.is_dead:
+            await trio.sleep(self.connect_s)
         self.connection_count += 1
         return Session(self)
 
@@ -298,6 +302,34 @@ async def test_a_database_that_is_silent_fails_barriers_in_time_and_comes_back(
     report = log.report()
     assert (report.behind_since, report.reason, report.connected) == (None, None, True)
     assert report.writer == "w"
+
+
+@pytest.mark.parametrize("others", [0, ROUNDS_AT_ONCE])
+async def test_nobody_waits_for_a_connection_that_stays_silent_after_a_cut(
+    autojump_clock: object, nursery: trio.Nursery, database: Database, log: Log, others: int
+) -> None:
+    """TCP doubles the pauses between its attempts; with further connections before, and without."""
+    nursery.start_soon(log.run)
+    await log.barrier()
+    database.round_s = 1.0
+    async with trio.open_nursery() as askers:
+        for _ in range(others):
+            askers.start_soon(log.barrier)
+            await trio.sleep(0.3)
+    database.round_s, database.connect_s = 0.01, LIMIT_S
+    database.is_dead = True
+    database.seq += 1
+    # A round that nobody has asked for is under way by then.
+    await trio.sleep(4 * BEAT_S)
+
+    async def heal() -> None:
+        await trio.sleep(0.3 * LIMIT_S)
+        database.is_dead = False
+
+    nursery.start_soon(heal)
+    begun_s = trio.current_time()
+    assert await log.barrier() == 1
+    assert trio.current_time() - begun_s < 0.7 * LIMIT_S
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,11 @@ which take some 0.1 ms. Guess."""
 ROUNDS_AT_ONCE = 3
 """Further connections are made once they would have served somebody."""
 
+SILENT_S = 2.0
+"""Who waits for an answer for so long is served by another connection as well. Of a network that
+was cut for a while the old one may hear as long after that as the cut has lasted (TCP doubles its
+pauses). All but the first are given up after so long."""
+
 BEAT_S = 0.25
 """Between two rounds that nobody asks for. A round takes the server some 30 us. Guess."""
 REPORT_S = 1.0
@@ -183,6 +188,8 @@ class Log:
         self._report_s = float("-inf")
         self._asked = self._begun = self._served = 0
         """How many barriers were asked for, and for which of them a round has begun, and ended."""
+        self._is_silent = False
+        """Somebody waits, and no round has ended for a while."""
         self._asks = Signal()
         self._told = Signal()
         self._refusal: BehindError | None = None
@@ -271,10 +278,21 @@ class Log:
         """Follow until cancelled."""
         try:
             async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._watch)
                 for at in range(ROUNDS_AT_ONCE):
                     nursery.start_soon(self._serve, at)
         finally:
             self.close()
+
+    async def _watch(self) -> None:
+        """Have others serve those whose round is not answered."""
+        while True:
+            asked, served = self._asked, self._served
+            await trio.sleep(SILENT_S)
+            if asked > served == self._served:
+                self._is_silent = True
+                self._begun = served
+                self._asks.set()
 
     async def _serve(self, at: int) -> None:
         """Do rounds by one connection, and by the next one where that is lost."""
@@ -284,7 +302,9 @@ class Log:
                 if at not in self._sessions:
                     if at:
                         await self._until_needed()
-                    self._sessions[at] = await self._connect()
+                    self._sessions[at] = await self._connect_within(
+                        math.inf if not at else SILENT_S
+                    )
                 await self._follow(at, self._sessions[at], backoff)
             except (BehindError, CorruptDataError) as error:
                 self._refuse(error)
@@ -299,9 +319,14 @@ class Log:
                 await trio.sleep(backoff.fail())
         await trio.sleep_forever()
 
+    async def _connect_within(self, limit_s: float) -> Session:
+        with trio.move_on_after(limit_s):
+            return await self._connect()
+        raise DisconnectedError(f"no connection in {limit_s:g} s")
+
     async def _until_needed(self) -> None:
         """Return once somebody waits although each connection that there is has a round."""
-        while self._begun == self._served or self._asked == self._begun:
+        while self._asked == self._begun or (self._begun == self._served and not self._is_silent):
             await self._asks.wait(self._asks.count)
 
     async def _follow(self, at: int, session: Session, backoff: Backoff) -> None:
@@ -309,8 +334,9 @@ class Log:
             seen, asked = self._asks.count, self._asked
             if asked > self._begun or not at:
                 self._begun = asked
-                await self._round(session, reports=not at)
+                await self._round(session, is_first=not at)
                 backoff.reset()
+                self._is_silent = False
                 self._reason, self._answered_at = None, time.time()
                 self._served = max(self._served, asked)
                 self._told.set()
@@ -320,14 +346,16 @@ class Log:
             else:
                 await trio.lowlevel.checkpoint()
 
-    async def _round(self, session: Session, *, reports: bool) -> None:
+    async def _round(self, session: Session, *, is_first: bool) -> None:
         """Apply all that the database has now.
 
         Args:
             session: The connection.
-            reports: The database is told how far this node is, if that is due.
+            is_first: By it the database is told how far this node is, if that is due. It is waited
+                for as long as anybody waits: a database may be slow.
         """
-        report = await self._due_report() if reports else []
+        report = await self._due_report() if is_first else []
+        limit_s = self.limit_s if is_first else min(self.limit_s, SILENT_S)
         while True:
             before = self.applied
             found, *_, changes = await session.transact(
@@ -336,7 +364,7 @@ class Log:
                     *report,
                     (READ_LOG, (before, BODIES_A_TIME)),
                 ],
-                self.limit_s,
+                limit_s,
             )
             report = []
             seq = self._checked_state(found, before)
