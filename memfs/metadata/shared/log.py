@@ -66,9 +66,9 @@ ROUNDS_AT_ONCE = 3
 """Further connections are made once they would have served somebody."""
 
 SILENT_S = 2.0
-"""Who waits for an answer for so long is served by another connection as well. Of a network that
-was cut for a while the old one may hear as long after that as the cut has lasted (TCP doubles its
-pauses). All but the first are given up after so long."""
+"""Who waits for an answer for so long is served by another connection as well: TCP doubles its
+pauses, so that an old one hears of a network that is back only after about as long as it was cut.
+All but the first are given up after so long."""
 
 BEAT_S = 0.25
 """Between two rounds that nobody asks for. A round takes the server some 30 us. Guess."""
