@@ -70,6 +70,9 @@ class NodesConfig:
     keep_objects_s: float = 600.0
     """An object that nothing refers to any longer stays for so long, and until all nodes that read
     know of that: a program there may have its file open."""
+    listen: str | None = None
+    """Address and port where a node that writes answers those that read, such as `10.0.0.3:7401`:
+    they read what it has not uploaded yet, by TLS. None: they wait for the upload."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ from memfs.config import (
 from memfs.errors import InvalidValueError, UsageError
 from memfs.sizes import parse_duration, parse_size
 from memfs.types import DRIVERS, READER, ROLES
+from memfs.urls import split_address
 
 if typing.TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -463,6 +464,11 @@ def _convert(key: Key, value: object, place: str) -> object:
         raise UsageError(f"{place}: no driver {value!r}; use {', '.join(DRIVERS)}")
     if key.dotted == "nodes.upload" and converted not in UPLOADS:
         raise UsageError(f"{place}: nodes.upload = {value!r}; write {' or '.join(UPLOADS)}")
+    if key.dotted == "nodes.listen":
+        try:
+            split_address(str(converted))
+        except InvalidValueError as error:
+            raise UsageError(f"{place}: nodes.listen: {error}") from None
     if key.dotted == "nodes.role" and converted not in ROLES:
         raise UsageError(f"{place}: no role {value!r}; use {' or '.join(ROLES)}")
     return converted

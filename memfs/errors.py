@@ -207,6 +207,10 @@ class StoreNotConfiguredError(StoreError):
         self.name = name
 
 
+class PeerError(StoreError):
+    """Another node of the mount does not answer, refuses, or sends what makes no sense."""
+
+
 class ObjectTakenError(StoreError):
     """An object was to be written or removed on a condition, and is another one than that says."""
 

@@ -48,3 +48,18 @@ def url_without_secrets(url: str) -> str:
     # The user of abfs://container@account.host/prefix names the container and is no secret.
     place = f"{user}@{host}" if user and parts.scheme in ("abfs", "abfss") else host
     return urlunsplit((parts.scheme, place, parts.path, "", ""))
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """Return host and port of an address as `10.0.0.3:7401`, `[fe80::1]:7401` or `name:7401`.
+
+    Raises:
+        InvalidValueError: It is no such address.
+    """
+    host, colon, port = text.rpartition(":")
+    is_bracketed = host.startswith("[") and host.endswith("]")
+    name = host[1:-1] if is_bracketed else host
+    is_host = bool(name) and (is_bracketed or ":" not in name) and not {*name} & {*"[]/@ "}
+    if not (colon and is_host and port.isascii() and port.isdigit() and int(port) < 65536):
+        raise InvalidValueError(f"{text!r} is no address: write HOST:PORT, as 10.0.0.3:7401")
+    return name, int(port)

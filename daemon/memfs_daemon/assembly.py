@@ -34,6 +34,7 @@ from memfs.encryption.keys import load_keys
 from memfs.errors import MemfsError, UsageError
 from memfs.exit_codes import ExitCode
 from memfs.exports.exporter import Exporter
+from memfs.filesystem.at_hand import AtHand
 from memfs.filesystem.door import Door
 from memfs.filesystem.filesystem import Filesystem
 from memfs.filesystem.inside.inside import Inside
@@ -121,6 +122,8 @@ if TYPE_CHECKING:
     from memfs.metadata.engine import Engine
     from memfs.metadata.shared.log import Log
     from memfs.metadata.shared.writer import Writer
+    from memfs.peers.client import PeerClient
+    from memfs.peers.server import PeerServer
     from memfs.stores.store import RemoteStore
     from memfs.stores.together import StoreSet
     from memfs_daemon.driver import Driver
@@ -185,6 +188,10 @@ class _OpenedEngine(NamedTuple):
     writer: Writer | None = None
     log: Log | None = None
     """That of a node that reads; None: it writes, or is alone."""
+    build_server: Callable[..., PeerServer | None] | None = None
+    """Makes what answers other nodes, of what they may read."""
+    client: PeerClient | None = None
+    """Asks the node that writes."""
 
 
 class _HotParts(NamedTuple):
@@ -224,7 +231,8 @@ def assemble(
         log.info("%s: no faster driver: %s", mountpoint, choice.refusal)
     with contextlib.ExitStack() as stack:
         commits = Latencies()
-        engine, writer, reader_log = _open_engine(state_dir, config, keys, tell, commits)
+        opened = _open_engine(state_dir, config, keys, tell, commits, stack)
+        engine, writer, reader_log = opened[:3]
         writes = reader_log is None
         stack.callback(engine.close)
         raw_store = RawStore(state_dir)
@@ -297,6 +305,9 @@ def assemble(
                 reader_log, engine, invalidations, note_snapshots=lambda: inside.note_deleted()
             )
             reader_log.tell = recency.tell
+            if opened.client is not None:
+                stack.callback(opened.client.close)
+                recency.at_hand = AtHand(opened.client, move_parts, reader_log.barrier)
             move_parts.source = str(recency.refusal())
         features = _features(config, options, choice, residency)
         parts = Parts(
@@ -326,6 +337,11 @@ def assemble(
             room=room,
             recency=recency,
         )
+        peer_server = None
+        if opened.build_server is not None:
+            peer_server = opened.build_server(
+                raw_store, parts.form_reader, open_table, sealer, file_syncs
+            )
         filesystem = Filesystem(parts) if recency is None else ReadingFilesystem(parts, recency)
 
         async def tell_status() -> StatusReport:
@@ -521,6 +537,7 @@ def assemble(
                     Work("raw pool", raw_pool.run),
                     Work("adoption", adoption.run),
                     Work("questions", reader.run),
+                    *((Work("peers", peer_server.run),) if peer_server is not None else ()),
                     Work("users", UserServer(door.address, user_methods, METHODS).run),
                     *(
                         (Work("index of xattrs", AttributeIndexer(engine).run),)
@@ -658,9 +675,10 @@ def _open_engine(
     keys: KeyRing,
     tell: Callable[[str], None],
     commits: Latencies,
+    stack: contextlib.ExitStack,
 ) -> _OpenedEngine:
     if config.metadata.url is not None:
-        return _join(state_dir, config, keys, tell, commits)
+        return _join(state_dir, config, keys, tell, commits, stack)
     try:
         engine = SqliteEngine.open(
             state_dir,
@@ -680,6 +698,7 @@ def _join(
     keys: KeyRing,
     tell: Callable[[str], None],
     commits: Latencies,
+    stack: contextlib.ExitStack,
 ) -> _OpenedEngine:
     """Open the engine of a node of a shared mount."""
     # Imported here: most mounts have no such database, and libpq is an extra.
@@ -689,12 +708,15 @@ def _join(
     from memfs.metadata.shared.demoting import demote
     from memfs.metadata.shared.engine import NodeSettings, SharedEngine
     from memfs.metadata.shared.reader_engine import ReaderEngine, ReaderSettings
+    from memfs_daemon.peering import Peering
 
     assert config.metadata.url is not None
     limit_s = config.nodes.commit_timeout_s
     address = Address.parse(config.metadata.url, os.environ)
     connector = PostgresConnector(address, config.glacier.url, min(limit_s, TIMEOUT_S))
     name = config.nodes.name or socket.gethostname()
+    peering = Peering(state_dir, config.nodes, connector)
+    stack.callback(peering.close)
     if config.nodes.role == READER:
         demote(
             state_dir,
@@ -708,18 +730,18 @@ def _join(
             state_dir,
             config.metadata,
             connector,
-            ReaderSettings(name, limit_s),
+            ReaderSettings(name, limit_s, peering.presence),
             migration=Migration(tell),
             query=config.query,
             reach=FaultPoints().reach,
             tell=tell,
         )
-        return _OpenedEngine(reader, log=reader.log)
+        return _OpenedEngine(reader, log=reader.log, client=peering.client(reader))
     engine = SharedEngine.join(
         state_dir,
         config.metadata,
         connector,
-        NodeSettings(name, limit_s, config.nodes.keep_changes_s),
+        NodeSettings(name, limit_s, config.nodes.keep_changes_s, peering.presence),
         migration=Migration(tell),
         query=config.query,
         first_settings=SETTINGS_OF_NEW_STATE,
@@ -727,7 +749,7 @@ def _join(
         note_latency=lambda took_s: commits.note("commit", int(took_s * 1e9)),
         tell=tell,
     )
-    return _OpenedEngine(engine, engine.writer)
+    return _OpenedEngine(engine, engine.writer, build_server=partial(peering.server, engine))
 
 
 def _hold_objects(writer: Writer, config: NodesConfig) -> HeldObjects:

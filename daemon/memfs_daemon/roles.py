@@ -39,6 +39,8 @@ ON_READERS: Mapping[str, bool] = {
     # The process itself.
     "heap": True,
     "precedence": True,
+    # Others ask the node that writes.
+    "peers": False,
     # It changes what nodes share, or the store.
     "scrub": False,
     "removal of snapshots": False,

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from memfs.content.invalidations import Invalidations
+    from memfs.errors import MemfsError
     from memfs.filesystem.operations import Caller
     from memfs.metadata.engine import Engine
     from memfs.metadata.records import Inode
@@ -52,6 +53,9 @@ for each name, and asks no database."""
 
 WRITTEN_WAIT_S = 2.0
 """A file that another node writes is waited for so long: it may just have been closed there."""
+
+HURRY_S_MIN, HURRY_S_MAX = 0.02, 0.5
+"""Pauses before the node that writes is asked again for a file, which double. Guess."""
 
 WALK_S_MAX = 2.0
 """A walk anew takes so long at most: each name is a request that waits for nobody. Guess."""
@@ -91,6 +95,14 @@ class Log(Protocol):
 
     def report(self) -> LogReport:
         """Return how far this node is."""
+        ...
+
+
+class AtHand(Protocol):
+    """Has the node that writes do at once what would be waited for."""
+
+    async def hurry(self, ino: InodeNo, missing: MemfsError) -> bool:
+        """See `filesystem.at_hand.AtHand.hurry`."""
         ...
 
 
@@ -138,6 +150,8 @@ class Recency:
         self._invalidations = invalidations
         self._kernel_cache = invalidations.kernel_cache
         self._note_snapshots = note_snapshots
+        self.at_hand: AtHand | None = None
+        """Does at once what is waited for; None: nobody can. The daemon sets it."""
         self._refused: BoundedDict[int, _Refused] = BoundedDict(REFUSED_COUNT_MAX)
         """By thread."""
         self._told: deque[_Told] = deque()
@@ -274,7 +288,7 @@ class Recency:
             NotUploadedError: Its bytes are on the other node alone.
             BehindError: Changes are missing.
         """
-        begun_s = trio.current_time()
+        begun_s, pause_s = trio.current_time(), HURRY_S_MIN / 2
         while True:
             number = self._log.applied
             inode = await self._engine.get_inode(ino)
@@ -286,11 +300,19 @@ class Recency:
             limit_s = self._log.limit_s
             if isinstance(missing, WrittenElsewhereError):
                 limit_s = min(limit_s, WRITTEN_WAIT_S)
+            until_s = begun_s + limit_s
             await leave()
-            with trio.move_on_at(begun_s + limit_s):
+            if self.at_hand is not None and trio.current_time() < until_s:
+                if await self.at_hand.hurry(ino, missing):
+                    continue
+                # Asked again soon: most programs have a file open for a moment.
+                pause_s = min(2 * pause_s, HURRY_S_MAX)
+                until_s = min(until_s, trio.current_time() + pause_s)
+            with trio.move_on_at(until_s):
                 await self._log.wait_beyond(number)
                 continue
-            raise missing
+            if trio.current_time() >= begun_s + limit_s:
+                raise missing
 
     async def why_missing(self, inode: Inode) -> WrittenElsewhereError | NotUploadedError | None:
         """Return why the content of an inode cannot be had here; None: it can."""

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from memfs.metadata.engine import Engine
     from memfs.metadata.records import Inode
     from memfs.moves.held_objects import HeldObjects
+    from memfs.moves.hydrating import FetchFromWriter
     from memfs.moves.mending import FetchPublished
     from memfs.stores.lost_found import LostFound
     from memfs.stores.packed import PackedStore
@@ -131,6 +132,8 @@ class MoveParts:
     """Those of adopted objects; None: they are not read here."""
     published: FetchPublished | None = None
     """Fetches published objects, for files that have lost their own forms; None: nobody does."""
+    from_writer: FetchFromWriter | None = None
+    """Fetches what the node that writes has alone; None: nobody does."""
     hot: HotBoard | None = None
     """None: there is no hot tier."""
     threads: trio.CapacityLimiter = field(

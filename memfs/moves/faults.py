@@ -236,6 +236,11 @@ READER_POINTS = ("reader.taken", "reader.fetched", "reader.applied")
 """That of a node that reads: of its start (`metadata.shared.reader_engine`), and of each round of
 its log (`metadata.shared.log`)."""
 
+PEER_POINTS = ("peer.asked", "peer.sent", "peer.received")
+"""That of what a node reads from the one that writes: there (`content.lending`) when a file was
+sealed because somebody asked and when a piece was read, and here (`peers.client`) when it has come;
+the last two again and again."""
+
 
 MOVE_IN_POINTS = (
     "move_in.registered",

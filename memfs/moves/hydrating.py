@@ -1,5 +1,7 @@
 """Hydrate: a sealed file gets its raw form back from a packed or remote one.
 
+On a node that reads, a file that no store has yet gets it from the node that writes.
+
 Invariant: the raw file was read back with the blob's digest, and is on stable storage, before it is
 published; from then on a writer may detach the other forms.
 """
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -50,6 +53,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+
+FetchFromWriter = Callable[["Inode", int, Callable[[int], None]], Awaitable[None]]
+"""Writes the content of a sealed file into one that is open; tells how many bytes are there."""
 
 DONE_COUNT_MAX = 10_000
 """Hydrated files remembered for the mover, about 1 MB; it hears of more at its next full look."""
@@ -107,7 +113,9 @@ async def _lead(parts: MoveParts, inode: Inode) -> Inode:
 
 
 async def _is_here(parts: MoveParts, forms: Sequence[Form]) -> bool:
-    """Return whether a file was made of one that lies on this machine."""
+    """Return whether a file was made of one that lies on this machine, or on another node."""
+    if not forms and parts.from_writer is not None:
+        return True
     if parts.sources is None or not forms or not forms[-1].is_foreign:
         return False
     return await parts.sources.is_here(SourceId(int(forms[-1].place.store)))
@@ -184,8 +192,10 @@ async def _fill(
     foreign = await parts.engine.get_object(inode.ino)
     if foreign is not None and foreign.generation != inode.generation:
         foreign = None
+    # Before it is uploaded, a file of another node has no blob.
+    is_elsewhere = not inode.blob and inode.size > 0 and parts.from_writer is not None
     # An empty file may have no form, after an import for one.
-    if inode.blob or (inode.size and foreign is None):
+    if inode.blob or (inode.size and foreign is None and not is_elsewhere):
         try:
             blob = await parts.engine.get_blob(inode.blob)
         except NotFoundError:
@@ -195,7 +205,7 @@ async def _fill(
     fd = parts.raw_store.create(raw)
     try:
         parts.faults.reach("hydrate.created")
-        if blob is not None or foreign is not None:
+        if blob is not None or foreign is not None or is_elsewhere:
             await _unpack(parts, inode, blob, fd, progress)
         blocks = await trio.to_thread.run_sync(
             _finish, parts, inode, raw, fd, limiter=parts.prompt_threads
@@ -260,7 +270,15 @@ async def _unpack(
         or await fill_from_published(parts, inode, blob, fd, progress)
     ):
         return
+    if parts.from_writer is not None and not tried:
+        # Until it has an object; what comes has the digest of its blob, if it has one.
+        await parts.from_writer(inode, fd, partial(_note_done, progress))
+        return
     raise failure or CorruptDataError(f"inode {inode.ino}: no form of its content is left")
+
+
+def _note_done(progress: MoveProgress, done_bytes: int) -> None:
+    progress.done_bytes = done_bytes
 
 
 async def _complain(parts: MoveParts, inode: Inode, form: Form, error: MemfsError) -> None:

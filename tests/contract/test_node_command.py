@@ -94,6 +94,7 @@ def test_nodes_are_told_to_programs_by_a_configuration(
         "heard_s": 0,
         "version": "2",
         "has_ended": False,
+        "address": "",
     }
 
 

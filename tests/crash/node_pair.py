@@ -27,6 +27,8 @@ class Way(NamedTuple):
     """So long the reader waits for the database, and for bytes."""
     is_encrypted: bool = False
     upload: str = "sealed"
+    listens: bool = False
+    """The writer answers the reader."""
 
 
 class Pair:
@@ -50,9 +52,11 @@ class Pair:
             more = f'[encryption]\nkeys = ["file:{base}/key"]\n'
 
         def configure(name: str, role: str, seconds: int) -> str:
+            listen = 'listen = "127.0.0.1:0"\n' if way.listens else ""
             return (
                 f'[metadata]\nurl = "{database.url}"\n[nodes]\nname = "{name}"\n'
                 f'role = "{role}"\ncommit_timeout = "{seconds}s"\nupload = "{way.upload}"\n'
+                f"{listen}"
                 f'[glacier]\nurl = "{store}"\n{more}'
             )
 

@@ -95,7 +95,7 @@ class Session:
     def _answer(self, text: str, parameters: Sequence[object]) -> list[Row]:
         database = self._database
         if text == READ_STATE:
-            return [(database.seq, "w", database.epoch, database.state)]
+            return [(database.seq, "w", database.epoch, database.state, 1)]
         if text == READ_LOG:
             after, limit = parameters
             assert isinstance(after, int)

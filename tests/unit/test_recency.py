@@ -28,6 +28,7 @@ from tests.unit.fakes.reader_log import LIMIT_S, StandInLog, Thread, taken
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from memfs.errors import MemfsError
     from memfs.metadata.engine import Engine
     from memfs.metadata.records import Form
 
@@ -269,3 +270,45 @@ async def test_a_file_that_goes_before_its_bytes_come(
     node.tables.inodes[FILE] = inode(FILE, size=3, nlink=0)
     with pytest.raises(StaleInodeError):
         await node.recency.wait_for_bytes(FILE)
+
+
+class AtHand:
+    """Asks the other node; a test says what comes of it."""
+
+    def __init__(self, node: Node, *, comes_at: int | None) -> None:
+        self._node = node
+        self._comes_at = comes_at
+        self.asked_s: list[float] = []
+
+    async def hurry(self, ino: InodeNo, missing: MemfsError) -> bool:
+        assert isinstance(missing, WrittenElsewhereError)
+        await trio.lowlevel.checkpoint()
+        self.asked_s.append(trio.current_time())
+        if len(self.asked_s) != self._comes_at:
+            return False
+        self._node.tables.inodes[ino] = inode(ino, size=3, raw=4)
+        return True
+
+
+async def test_the_other_node_is_asked_again_and_again_while_bytes_are_waited_for(
+    node: Node, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Soon at first: most programs have a file open for a moment."""
+    node.tables.inodes[FILE] = inode(FILE, flags=InodeFlags.UNSEALED)
+    at_hand = node.recency.at_hand = AtHand(node, comes_at=4)
+    begun_s = trio.current_time()
+    assert (await node.recency.wait_for_bytes(FILE)).raw == 4
+    assert len(at_hand.asked_s) == 4
+    assert trio.current_time() - begun_s < 0.5
+
+
+async def test_asking_the_other_node_takes_no_longer_than_waiting(
+    node: Node, autojump_clock: trio.testing.MockClock
+) -> None:
+    node.tables.inodes[FILE] = inode(FILE, flags=InodeFlags.UNSEALED)
+    at_hand = node.recency.at_hand = AtHand(node, comes_at=None)
+    begun_s = trio.current_time()
+    with pytest.raises(WrittenElsewhereError):
+        await node.recency.wait_for_bytes(FILE)
+    assert trio.current_time() - begun_s == pytest.approx(WRITTEN_WAIT_S)
+    assert 5 < len(at_hand.asked_s) < 20

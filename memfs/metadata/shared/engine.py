@@ -35,6 +35,7 @@ from memfs.metadata.shared import promoting
 from memfs.metadata.shared.joining import Joining, no_answer
 from memfs.metadata.shared.node_file import NodeFile, Role
 from memfs.metadata.shared.reader_engine import ReaderEngine
+from memfs.metadata.shared.schema import Presence, appear
 from memfs.metadata.shared.statements import SHARED, translate
 from memfs.metadata.shared.writer import NOTE_END, FencedError, Writer
 from memfs.metadata.sqlite.change import Change
@@ -126,6 +127,8 @@ class NodeSettings(NamedTuple):
     """So long a change is waited for."""
     keep_changes_s: float = 3600.0
     """So long changes are kept for nodes that read and are not heard of."""
+    presence: Callable[[], Presence] = Presence
+    """What other nodes are told of it; asked once there is a state directory."""
 
 
 class SharedChange(Change):
@@ -165,6 +168,10 @@ class SharedEngine(SqliteEngine):
     """Its `run` sends what is committed here; a task of the daemon."""
     store_url: str
     """URL of the mount's object store."""
+    mount_id: str
+    """Which mount it is: 32 hexadecimal digits."""
+    node_number: int
+    """Its key in the table of nodes."""
 
     @classmethod
     def join(
@@ -288,6 +295,9 @@ class SharedEngine(SqliteEngine):
             )
             try:
                 joined = joining.run(mark)
+                session.transact_blocking(
+                    [appear(joined.node.number, joined.epoch, settings.presence())]
+                )
             except (DatabaseError, DisconnectedError) as error:
                 raise no_answer(connector.name, error) from error
             except OSError as error:
@@ -295,6 +305,8 @@ class SharedEngine(SqliteEngine):
             engine._outbox = joined.outbox
             engine.store_url = mount.store
             engine._note_end = partial(_note_end, connector, joined.node.number)
+            engine.mount_id = mount.mount_id
+            engine.node_number = joined.node.number
             engine.writer = Writer(
                 joined.node,
                 joined.outbox,

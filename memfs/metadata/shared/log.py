@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 READ_STATE = (
-    "select w.seq, w.name, r.epoch, r.state from node as w, node as r"
+    "select w.seq, w.name, r.epoch, r.state, w.epoch from node as w, node as r"
     " where w.role = 'writer' and r.node = $1"
 )
 READ_LOG = (
@@ -177,6 +177,8 @@ class Log:
         self.limit_s = limit_s
         self.applied = applied
         """Number of the last change of the writer that was applied."""
+        self.writer_epoch = 0
+        """The highest epoch of the writer's row that was seen; it never falls."""
         self.name_changes = NameChanges()
         self.tell: Callable[[Effects], None] = lambda _effects: None
         """Told of what was applied just now; the daemon sets it."""
@@ -400,7 +402,7 @@ class Log:
         """
         if not found:
             raise DisconnectedError("the table of nodes lacks the one that writes, or this one")
-        ((seq, self._writer, epoch, state),) = found
+        ((seq, self._writer, epoch, state, writer_epoch),) = found
         if epoch != self._node.epoch:
             raise BehindError(
                 f"another process has taken the place of node {self._node.name} of "
@@ -416,6 +418,7 @@ class Log:
         if state != _LIVE:
             raise self._left_behind()
         self._writer_seq = max(self._writer_seq, int(seq))
+        self.writer_epoch = max(self.writer_epoch, int(writer_epoch))
         return int(seq)
 
     def _left_behind(self) -> BehindError:

@@ -36,7 +36,7 @@ from memfs.metadata.shared.filling import fill, is_filled
 from memfs.metadata.shared.joining import no_answer
 from memfs.metadata.shared.log import BODIES_A_TIME, READ_LOG, Log, ReaderNode
 from memfs.metadata.shared.node_file import Membership, NodeFile, Role
-from memfs.metadata.shared.schema import require_whole
+from memfs.metadata.shared.schema import Presence, appear, require_whole
 from memfs.metadata.shared.writer import EPOCH_STEP_MAX, TAKE_EPOCH
 from memfs.metadata.sqlite.creation import NO_SETTINGS
 from memfs.metadata.sqlite.format import read_format, write_format
@@ -62,6 +62,8 @@ class ReaderSettings(NamedTuple):
     name: str
     limit_s: float
     """So long an open, a listing or a missing name waits for the database."""
+    presence: Callable[[], Presence] = Presence
+    """What other nodes are told of it; asked once there is a state directory."""
 
 
 class ReaderEngine(Applying):
@@ -71,6 +73,10 @@ class ReaderEngine(Applying):
     """Its `run` applies what the writer changes; a task of the daemon."""
     store_url: str
     """URL of the mount's object store."""
+    mount_id: str
+    """Which mount it is: 32 hexadecimal digits."""
+    node: ReaderNode
+    """What this node is in the table of nodes."""
     writer_state_id: StateId
     """Identity of the state directory under which the objects were made."""
 
@@ -147,6 +153,7 @@ class ReaderEngine(Applying):
                 write_format(state_dir, engine._state_id, shared=True)
                 row = session.join_reader(settings.name, bytes(engine.state_id), __version__)
                 epoch = _take_epoch(session, file, row, name, rng)
+                session.transact_blocking([appear(row.number, epoch, settings.presence())])
                 reach("reader.taken")
                 if not is_filled(engine) or not engine._may_follow(session):
                     beat = partial(_beat, connector, row.number, epoch)
@@ -158,9 +165,11 @@ class ReaderEngine(Applying):
             except OSError as error:
                 raise MetadataError(f"{state_dir} cannot be used: {error}") from error
             engine.store_url = mount.store
+            engine.mount_id = mount.mount_id
             engine.writer_state_id = StateId(bytes(writer.state_id))
+            engine.node = ReaderNode(row.number, settings.name, name, epoch)
             engine.log = Log(
-                ReaderNode(row.number, settings.name, name, epoch),
+                engine.node,
                 engine.apply,
                 partial(trio.to_thread.run_sync, engine.sync),
                 engine.read_applied(),

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from memfs.metadata.shared.tables import SharedTable
     from memfs.metadata.sqlite.statements import Row
 
-FORMAT_NUMBER = 2
+FORMAT_NUMBER = 3
 """That of these tables; another number is refused."""
 
 TIMEOUT_S = 60.0
@@ -85,7 +85,9 @@ _MANAGEMENT = (
         applied bigint not null,        -- of a reader: it needs no changes of the writer up to here
                                         -- of the writer: the epoch in which it ended in order
         beat timestamptz not null,      -- when it was heard of last
-        version text collate "C" not null -- of memfs
+        version text collate "C" not null, -- of memfs
+        address text collate "C",       -- where it answers other nodes; null: it does not
+        certificate bytea               -- that it shows to other nodes, DER; null: it has none
     ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02)""",
     "create unique index node_writer on node (role) where role = 'writer'",
     "create unique index node_name on node (name) where state = 'live'",
@@ -140,6 +142,10 @@ _COME_BACK = """
     update node set name = $2::text, version = $3::text
     where node = $1::bigint and (name, version) <> ($2::text, $3::text)
 """
+_APPEAR = """
+    update node set address = $1::text, certificate = $2::bytea
+    where node = $3::bigint and epoch = $4::bigint
+"""
 _HOLD_CHANGES = """
     update node set state = 'live', beat = now(),
         applied = (select seq from node where role = 'writer')
@@ -147,7 +153,8 @@ _HOLD_CHANGES = """
 """
 """Who reads all tables from now on needs the changes beyond."""
 _OFFER = """
-    update node set epoch = epoch + $1::bigint, name = $2::text, state = 'left'
+    update node set epoch = epoch + $1::bigint, name = $2::text, state = 'left', address = null,
+        certificate = null
     where role = 'writer' and epoch = $3::bigint
         and (state = 'left' or state = 'live'
             and (applied = epoch and epoch > 0 or beat < now() - $4 * interval '1 second'))
@@ -186,7 +193,7 @@ _LIST_NODES = """
             select extract(epoch from now() - c.at)::double precision from change as c
             where c.node = w.node and c.seq > n.applied order by c.seq limit 1) end,
         extract(epoch from now() - n.beat)::double precision, n.version,
-        n.role = 'writer' and n.epoch > 0 and n.applied = n.epoch
+        n.role = 'writer' and n.epoch > 0 and n.applied = n.epoch, coalesce(n.address, '')
     from node as n join node as w on w.role = 'writer'
     where n.role = 'writer' or n.state <> 'left' or n.name <> w.name or w.state <> 'live'
     order by n.node
@@ -247,6 +254,15 @@ class NodeRow(NamedTuple):
     """One of `NodeState`."""
 
 
+class Presence(NamedTuple):
+    """How other nodes find a node, and know it."""
+
+    address: str | None = None
+    """Where it listens: host and port; None: it does not."""
+    certificate: bytes | None = None
+    """What it shows, DER; None: it talks to no other node."""
+
+
 class Loss(NamedTuple):
     """Files whose bytes no store has."""
 
@@ -282,6 +298,8 @@ class NodeReport(NamedTuple):
     """That of its memfs."""
     has_ended: bool
     """It writes, and has ended in order since it began last."""
+    address: str
+    """Where it answers other nodes, by TLS; empty: it does not."""
 
 
 def create(client: Client, database: str, store: str, version: str, role: str = "") -> Mount:
@@ -680,6 +698,17 @@ def come_back(client: Client, database: str, present: NodeRow, name: str, versio
         if error.sqlstate not in TAKEN:
             raise
         raise _name_refusal(database, name) from None
+
+
+def appear(node: int, epoch: int, presence: Presence) -> Statement:
+    """Return the statement that tells the other nodes how to find a node.
+
+    Args:
+        node: Its number.
+        epoch: Its present one; with another one nothing is told.
+        presence: What they are told.
+    """
+    return _APPEAR, (*presence, node, epoch)
 
 
 def check_name(name: str) -> None:

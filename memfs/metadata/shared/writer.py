@@ -269,6 +269,13 @@ class Writer:
         """Number of the last change of this node, confirmed or not."""
         return self._outbox.number
 
+    @property
+    def epoch(self) -> int | None:
+        """The present epoch; None: another process may have a later one, as nobody answers."""
+        if self._session is None or self._fence is not None or self._cut_off_since is not None:
+            return None
+        return self._epoch
+
     async def run(self) -> None:
         """Send entries until cancelled, or until another process has this node's place."""
         outbox = self._outbox

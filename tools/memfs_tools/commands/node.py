@@ -66,6 +66,8 @@ def list_nodes(url: str | None, config: Path | None, as_json: bool) -> None:
         tell(f"{each.name}: {_state(each)}")
         heard = format_duration(max(each.heard_s, 0))
         tell(f"  heard of {heard} ago, epoch {each.epoch}, memfs {each.version}")
+        if each.address:
+            tell(f"  answers other nodes at {each.address}")
 
 
 @node.command()
