@@ -420,7 +420,7 @@ class TestRefusedStart:
         engine = SqliteEngine.open(node.state_dir, CONFIG, 1, QUIET)
         run(make_file(engine, b"a"))
         engine.close()
-        with pytest.raises(UsageError, match="moves to PostgreSQL with a later version"):
+        with pytest.raises(UsageError, match="have them move there, by `memfs migrate STATE URL`"):
             node.start()
         engine = SqliteEngine.open(node.state_dir, CONFIG, 1, QUIET)
         assert run(names_in(engine)) == [b"a"]
