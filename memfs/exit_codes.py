@@ -32,7 +32,7 @@ MEANINGS: dict[ExitCode, str] = {
     ExitCode.STATE_UNUSABLE: "the state directory is damaged, or of another format",
     ExitCode.CANNOT_MOUNT: "the system does not allow the mount: no /dev/fuse, no privilege, ...",
     ExitCode.BUSY: "programs still use the mount",
-    ExitCode.NO_ANSWER: "the daemon, or the object store of `fsck`, did not answer in time",
+    ExitCode.NO_ANSWER: "the daemon, or a store or database of `fsck`, did not answer in time",
     ExitCode.INTERNAL: "a defect of memfs; the traceback is in the daemon's log",
 }
 """By exit code, in the order of the table in docs/reference/exit-codes.md."""

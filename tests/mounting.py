@@ -148,7 +148,7 @@ class Mount:
         arguments: list[str | Path] = []
         if self.config is not None and file.exists():
             arguments += ["-c", file]
-            if re.search(r'url = "(?!file:)', self.config):
+            if re.search(r'url = "(?!file:|postgresql:)', self.config):
                 arguments += ["-o", "glacier.enabled=false"]
         run_memfs("fsck", *arguments, self.state)
 

@@ -30,7 +30,7 @@ from memfs.errors import (
     UsageError,
 )
 from memfs.exports.description import PREFIX as EXPORTS_PREFIX
-from memfs.fsck.report import Problem, Progress, Report
+from memfs.fsck.report import ALONE, Problem, Progress, Remedies, Report
 from memfs.linux.times import storable_ns
 from memfs.metadata.records import InodeFlags, MoveKind
 from memfs.moves.generation import PREFIX
@@ -51,22 +51,15 @@ if TYPE_CHECKING:
     from memfs.stores.packed import PackedStore
     from memfs.stores.raw import RawStore
     from memfs.stores.store import RemoteStore
-    from memfs.types import SourceId
+    from memfs.types import SourceId, StateId
 
 BATCH_COUNT = 1000
 """Inodes read from the engine at a time."""
 
 _RESTORE = "restore it from a backup, or remove it"
-_RESTORE_RAW = (
-    "the next mount reads another form of it, or else restore it with its times, or take it "
-    "as it is: `memfs fsck --accept`"
-)
 _RESTORE_OBJECT = (
     "see that glacier.url and glacier.options are the mount's; else restore it from a backup, or "
     "remove it"
-)
-_UNKNOWN = (
-    "its record may be what is lost: `memfs gc --orphans --yes` on the mount moves it to lost+found"
 )
 _OURS_OR_NOT = (
     "another state directory uses this store, or its record is lost: see `memfs gc --orphans`"
@@ -83,6 +76,9 @@ class FileCheck:
         progress: Told how far it is.
         keys: Those of encrypted forms, to verify them.
         stores: Names of the stores that `remote` stands for; that of the default one is empty.
+        remedies: What to do about what is here.
+        sealed_as: Identity under which forms are encrypted; None: that of the engine.
+        lists: Look for objects that no form has.
     """
 
     def __init__(
@@ -97,8 +93,14 @@ class FileCheck:
         keys: KeyRing = NO_KEYS,
         stores: Sequence[str] = ("",),
         sources: Sources | None = None,
+        remedies: Remedies = ALONE,
+        sealed_as: StateId | None = None,
+        lists: bool = True,
     ) -> None:
         self._sources = sources
+        self._remedies = remedies
+        self._sealed_as = engine.object_state_id if sealed_as is None else sealed_as
+        self._lists = lists
         self._unasked: dict[SourceId, tuple[str, int]] = {}
         """Sources that do not answer: what they said, and how many files were not looked at."""
         self._stores = stores
@@ -218,7 +220,9 @@ class FileCheck:
             status = self._raw_store.stat(inode.raw)
         except ObjectMissingError:
             if not inode.flags & InodeFlags.UNSEALED or inode.size:
-                await self._complain(inode, f"its raw file {inode.raw} is missing", _RESTORE)
+                await self._complain(
+                    inode, f"its raw file {inode.raw} is missing", self._remedies.missing
+                )
             return
         if not stat.S_ISREG(status.st_mode):
             await self._complain(inode, f"raw file {inode.raw} is not a plain file", _RESTORE)
@@ -229,12 +233,12 @@ class FileCheck:
                     f"its raw file {inode.raw} has {found[0]} bytes and mtime {found[1]} ns, not "
                     f"{inode.size} and {inode.mtime_ns}: changed after the last mount"
                 )
-                await self._complain(inode, fault, _RESTORE_RAW)
+                await self._complain(inode, fault, self._remedies.changed)
         elif not inode.flags & InodeFlags.UNSEALED and status.st_size != inode.size:
             await self._complain(
                 inode,
                 f"its raw file has {status.st_size} bytes, not {inode.size}",
-                "take it as it is: `memfs fsck --accept`, or open it for writing once",
+                self._remedies.resized,
             )
 
     async def _check_form(self, inode: Inode | str, form: Form) -> None:
@@ -326,7 +330,7 @@ class FileCheck:
 
     async def _unlock(self, form: Form) -> Unlock:
         blob = await self._engine.get_blob(form.blob)
-        return Unlock.of(self._keys, blob, form.coding, self._engine.state_id)
+        return Unlock.of(self._keys, blob, form.coding, self._sealed_as)
 
     def _verify_packed(self, form: Form, unlock: Unlock) -> None:
         path = self._packed_store.path(form.place.key)
@@ -384,7 +388,11 @@ class FileCheck:
         for count, raw in enumerate(self._raw_store.iterate()):
             if not _contains(known, raw):
                 self._problems.append(
-                    Problem(str(self._raw_store.path(raw)), "no inode has this raw file", _UNKNOWN)
+                    Problem(
+                        str(self._raw_store.path(raw)),
+                        "no inode has this raw file",
+                        self._remedies.unknown,
+                    )
                 )
             if count % BATCH_COUNT == 0:
                 self._progress("raw files", count, len(known))
@@ -395,10 +403,12 @@ class FileCheck:
         for location in self._packed_store.iterate():
             if location not in self._packed:
                 path = str(self._packed_store.path(location))
-                self._problems.append(Problem(path, "no blob has this packed file", _UNKNOWN))
+                self._problems.append(
+                    Problem(path, "no blob has this packed file", self._remedies.unknown)
+                )
 
     async def _check_remote_store(self) -> None:
-        if self._remote is None:
+        if self._remote is None or not self._lists:
             return
         for store in self._stores:
             if store in self._unreachable:

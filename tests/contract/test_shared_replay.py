@@ -17,6 +17,7 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from memfs.fsck.rows import compare
 from memfs.metadata.foreign import AdoptedFile, Conflict, ForeignDirectory, ForeignObject, WhenGone
 from memfs.metadata.published import PublishedObject, PublishProblem
 from memfs.metadata.records import (
@@ -30,9 +31,11 @@ from memfs.metadata.records import (
 from memfs.metadata.shared import schema
 from memfs.metadata.shared.address import Address
 from memfs.metadata.shared.client import Client
+from memfs.metadata.shared.instant import Instant
 from memfs.metadata.shared.schema import NodeRow
 from memfs.metadata.shared.statements import SHARED, translate
 from memfs.metadata.shared.tables import TABLES
+from memfs.metadata.shared.touched import Touched
 from memfs.metadata.sqlite.creation import tables_of
 from memfs.metadata.sqlite.format import FORMAT_NUMBER
 from memfs.metadata.sqlite.statements import (
@@ -391,17 +394,57 @@ def test_any_records_leave_the_same_tables(site_class: type[ReplayedSite]) -> No
         with contextlib.closing(local):
             for text in tables_of(FORMAT_NUMBER):
                 local.execute(text)
-            done = []
-            for number, parameters in _random_records(seed):
-                # What a row is in the way of would be in no journal, nor a removed inode that was
-                # not there: SQLite's trigger would not look for its xattrs.
-                with contextlib.suppress(sqlite3.IntegrityError):
-                    count = local.execute(TEXTS[number], parameters).rowcount
-                    if count or number != DELETE_INODE:
-                        done.append((number, parameters))
+            done = _do(local, _random_records(seed))
             site_class.client.transact_blocking([*empty, *translate(done)])
             expected = local_tables(partial(_rows_of, local))
             assert_same(expected, shared_tables(site_class.client), f"seed {seed}")
+
+
+def test_rows_that_differ_by_some_records_are_touched_by_them(
+    site_class: type[ReplayedSite],
+) -> None:
+    """Whichever of the two databases lacks them; and of other rows each difference is told."""
+    empty = [(f"delete from {table.name}", ()) for table in TABLES]
+    passed_count = told_count = 0
+    for seed in range(60):
+        local = sqlite3.connect(":memory:")
+        with contextlib.closing(local):
+            for text in tables_of(FORMAT_NUMBER):
+                local.execute(text)
+            done = _do(local, _random_records(seed))
+            first = random.Random(seed).randrange(len(done))
+            site_class.client.transact_blocking([*empty, *translate(done[:first])])
+            touched = Touched()
+            for known in (done[first:], ()):
+                touched.add(known)
+                with Instant(site_class.client) as instant:
+                    compared = compare(
+                        local,
+                        instant,
+                        touched if known else Touched(),
+                        is_reader=False,
+                        is_heir=False,
+                        progress=lambda _count: None,
+                    )
+                if known:
+                    assert compared.faults == [], f"seed {seed}"
+                    passed_count += compared.passed_count
+                else:
+                    told_count += len(compared.faults)
+    assert 0 < passed_count == told_count
+
+
+def _do(local: sqlite3.Connection, records: Iterable[Record]) -> list[Record]:
+    """Do records in SQLite; returns those that a journal would have."""
+    done = []
+    for number, parameters in records:
+        # What a row is in the way of would be in no journal, nor a removed inode that was
+        # not there: SQLite's trigger would not look for its xattrs.
+        with contextlib.suppress(sqlite3.IntegrityError):
+            count = local.execute(TEXTS[number], parameters).rowcount
+            if count or number != DELETE_INODE:
+                done.append((number, parameters))
+    return done
 
 
 def _rows_of(local: sqlite3.Connection, text: str) -> list[Row]:

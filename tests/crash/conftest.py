@@ -35,6 +35,7 @@ def pair(
         yield made
         made.reader.stop()
         made.writer.stop()
+        made.fsck()
     finally:
         if not postgres.server.is_running:
             postgres.server.start()

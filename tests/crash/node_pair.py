@@ -87,3 +87,10 @@ class Pair:
         self.reader.check_log()
         self.writer.stop()
         self.writer.check_log()
+
+    def fsck(self) -> None:
+        """Check both, which are unmounted, and compare their tables with those of the database."""
+        self.reader.fsck()
+        # The state directory of a writer that was replaced is refused for good.
+        if 'role = "reader"' in str(self.reader.config):
+            self.writer.fsck()

@@ -18,9 +18,10 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from memfs.metadata.shared.applying import APPLIED_SETTING, FOLLOWED_SETTINGS, is_followed_setting
+from memfs.metadata.shared.instant import ROWS_A_STEP, Instant
 from memfs.metadata.shared.tables import TABLES, local_row
 from memfs.metadata.sqlite import statements as sqlite
 from memfs.metadata.sqlite.attribute_index import IndexNote
@@ -31,35 +32,20 @@ from memfs.sizes import format_count
 from memfs.types import NO_RAW, FormKind, RawId
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     from memfs.metadata.shared.applying import Applying
+    from memfs.metadata.shared.instant import Session
     from memfs.metadata.shared.tables import SharedTable
-    from memfs.metadata.sqlite.statements import Row, SqlValue
+    from memfs.metadata.sqlite.statements import Row
 
-ROWS_A_STEP = 2000
-"""Rows that are read at once, and go into one entry of the journal."""
-LONG_ROWS_A_STEP = 200
-"""Likewise of tables whose rows may have 64 KiB each."""
 STEPS_A_CHECKPOINT = 16
 """A checkpoint that takes longer is waited for: the journal would grow."""
-TIMEOUT_S = 60.0
-"""For each answer. Guess."""
 BEAT_S = 30.0
 """Between two calls of `beat`."""
 TELL_S = 10.0
 """Between two sentences for people."""
 
-_BEGIN = (
-    "begin transaction isolation level repeatable read read only",
-    # All of each table is wanted, and it may take hours.
-    "set local enable_seqscan = on",
-    "set local idle_in_transaction_session_timeout = 0",
-)
-_READ_SEQ = "select seq from node where role = 'writer'"
-_CURSOR = "filling"
-
-_LONG = frozenset({"xattr", "xattr_was", "setting", "source", "published"})
 _LEFT_OUT = frozenset({"garbage"})
 """Objects are removed by the node that writes."""
 _PLAIN = {
@@ -105,16 +91,6 @@ _REMOVALS = (
     ("select url from published limit ?", sqlite.DELETE_PUBLISHED),
 )
 """What finds rows of a table, and what removes them, once their inodes are gone."""
-
-
-class Session(Protocol):
-    """A connection, where no event loop runs; see `Client`."""
-
-    def transact_blocking(
-        self, statements: Sequence[tuple[str, Sequence[SqlValue]]], timeout_s: float | None = None
-    ) -> list[list[Row]]:
-        """Run statements as one transaction."""
-        ...
 
 
 def is_filled(engine: Applying) -> bool:
@@ -188,9 +164,6 @@ class _Filling:
         self._reach("fill.done")
         return number
 
-    def _ask(self, text: str) -> list[Row]:
-        return self._session.transact_blocking([(text, ())], TIMEOUT_S)[0]
-
     # --- steps -----------------------------------------------------------------------------------
     def _begin_step(self) -> None:
         self._database.begin_change(grows=True)
@@ -258,33 +231,27 @@ class _Filling:
     # --- what comes ------------------------------------------------------------------------------
     def _read(self) -> int:
         """Take all rows, as of one instant; returns the number of the last change there."""
-        for text in _BEGIN:
-            self._ask(text)
-        [(number,)] = self._ask(_READ_SEQ)
-        for table in TABLES:
-            if table.name not in _LEFT_OUT:
-                self._read_table(table)
-        self._ask("commit")
+        with Instant(self._session) as instant:
+            number = instant.read_seq()
+            for table in TABLES:
+                if table.name not in _LEFT_OUT:
+                    self._read_table(instant, table)
         engine, database = self._engine, self._database
         database.begin_change()
         database.totals[:] = totals_of(engine._rows(RECOUNT)[0])
         self._write(sqlite.PUT_SETTING, (APPLIED_SETTING, str(number).encode()))
         database.commit_nowait()
         database.sync()
-        return int(number)
+        return number
 
-    def _read_table(self, table: SharedTable) -> None:
+    def _read_table(self, instant: Instant, table: SharedTable) -> None:
         # A snapshot that is leaving comes before a live one of the same name.
-        order = " order by state" if table.name == "snapshot" else ""
-        self._ask(f"declare {_CURSOR} no scroll cursor for {table.select_shared}{order}")
-        count = LONG_ROWS_A_STEP if table.name in _LONG else ROWS_A_STEP
         take = self._taker(table)
-        while rows := self._ask(f"fetch forward {count} from {_CURSOR}"):
+        for rows in instant.read(table, "state" if table.name == "snapshot" else ""):
             self._begin_step()
             take([local_row(table, row) for row in rows])
             self._row_count += len(rows)
             self._end_step()
-        self._ask(f"close {_CURSOR}")
 
     def _taker(self, table: SharedTable) -> Callable[[Iterable[Row]], None]:
         """Return what takes rows of a table, as SQLite has their values."""

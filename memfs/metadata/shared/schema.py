@@ -125,9 +125,10 @@ _INSERT_MOUNT = """
     insert into mount (one, format, mount_id, store, version, created)
     values (1, $1::bigint, $2::text, $3::text, $4::text, now())
 """
-_READ_NODES = """
+READ_NODES = """
     select node, name, state_id, epoch, seq, version, role, applied, state from node order by node
 """
+"""Rows of `NodeRow`."""
 _INSERT_WRITER = """
     insert into node (node, name, state_id, role, epoch, state, seq, applied, beat, version)
     values ($1::bigint, $2::text, $3::bytea, 'writer', 0, 'live', 0, 0, now(), $4::text)
@@ -383,7 +384,7 @@ def check(client: Client, database: str, store: str | None) -> Mount:
 
 def find_nodes(client: Client) -> list[NodeRow]:
     """Return the nodes of a mount, in the order in which they came."""
-    return [NodeRow._make(row) for row in client.query(_READ_NODES)]
+    return [NodeRow._make(row) for row in client.query(READ_NODES)]
 
 
 def find_writer(client: Client) -> NodeRow | None:

@@ -136,8 +136,8 @@ def refuse_shared(state_dir: Path) -> None:
 def _node_refusal(state_dir: Path) -> UsageError:
     return UsageError(
         f"{state_dir} belongs to a node of a mount whose names are in PostgreSQL: only a mount "
-        "with metadata.url in its configuration can change it; fsck, repair, imports and "
-        "take-overs of such a directory come with a later version",
+        "with metadata.url in its configuration can change it; name another directory, or have "
+        "a machine that reads take the place of a damaged one that writes (`memfs node promote`)",
         ExitCode.STATE_UNUSABLE,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import logging
 import os
@@ -16,11 +17,19 @@ import trio
 from memfs.config_file import load_config
 from memfs.content.sources import Sources, open_store
 from memfs.encryption.keys import load_keys
-from memfs.errors import MemfsError, StoreUnavailableError, UsageError
+from memfs.errors import (
+    DatabaseError,
+    DisconnectedError,
+    MemfsError,
+    StoreUnavailableError,
+    UsageError,
+)
 from memfs.exit_codes import ExitCode
 from memfs.fsck.accept import Change, accept_changes, find_change
 from memfs.fsck.check import check
+from memfs.fsck.membership import read_membership, refuse_changes
 from memfs.fsck.repair import Repaired, repair
+from memfs.fsck.report import ALONE
 from memfs.log_lines import EscapingFormatter
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.metadata.store_record import describe_store, recall_store
@@ -40,7 +49,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memfs.config import Config
-    from memfs.fsck.report import Progress, Report
+    from memfs.fsck.node import NodeCheck
+    from memfs.fsck.report import NodeReport, Progress, Report
+    from memfs.metadata.shared.node_file import Membership
 
 
 @click.command()
@@ -75,6 +86,12 @@ def fsck(
     memfs fsck --verify -c /etc/memfs/data.toml /var/lib/memfs/mnt-data
     memfs fsck --repair /var/lib/memfs/mnt-data
     memfs fsck --accept models/a.bin /var/lib/memfs/mnt-data
+    memfs fsck -c /etc/memfs/shared.toml /var/lib/memfs/mnt-shared
+
+    Where the names are in PostgreSQL (metadata.url in the configuration), each row of the tables
+    is compared with that of the database. It is said what could not be compared, and why: changes
+    that one side lacks are no damage. --repair and --accept are refused there, with what to do
+    instead.
 
     --repair is for a state directory that the mount refuses as damaged. It copies the metadata to
     lost+found/, applies all entries of the journals that join, makes what is left agree, says what
@@ -85,17 +102,18 @@ def fsck(
     what the metadata tell and what is there, asks, and begins a new generation of the file; its
     packed and remote forms are removed after the next mount. It can be given several times.
 
-    Exits with 0 if all is well, 1 if not, and 8 if the object store cannot be reached. Where the
-    store is not the local default, name the configuration that the mount uses.
+    Exits with 0 if all is well, 1 if not, and 8 if the object store or the database cannot be
+    reached. Where the store is not the local default, name the configuration that the mount uses.
     """  # noqa: D301 - \b is for click: keep the lines below as they are
     handler = logging.StreamHandler()
     handler.setFormatter(EscapingFormatter("memfs: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     loaded = load_config(config, parse_options(options).overrides)
-    if not mends:
-        require_state(state)
-    elif not state.is_dir():
+    if mends and not state.is_dir():
         raise UsageError(f"{state} is no directory", ExitCode.STATE_UNUSABLE)
+    node = _read_node(state, "--repair" if mends else "--accept" if accepted else "")
+    if not mends:
+        require_state(state, shared=node is not None)
     repaired = None
     if yes and not accepted:
         raise UsageError("--yes goes with --accept", ExitCode.USAGE)
@@ -105,7 +123,9 @@ def fsck(
                 repaired = trio.run(_repair, state, loaded)
             if accepted:
                 trio.run(_accept, state, loaded, accepted, yes)
-            report = trio.run(partial(_check, state, loaded, verify=verify, progress=progress))
+            report = trio.run(
+                partial(_check, state, loaded, node, verify=verify, progress=progress)
+            )
         except UsageError:
             raise
         except StoreUnavailableError as error:
@@ -115,6 +135,27 @@ def fsck(
     _show(report, repaired, state, as_json=as_json)
     if not report.clean:
         raise click.exceptions.Exit(ExitCode.PROBLEMS)
+    if not report.is_answered:
+        raise click.exceptions.Exit(ExitCode.NO_ANSWER)
+
+
+def _read_node(state: Path, option: str) -> Membership | None:
+    """Return which node of a shared mount a state directory is; None: it is not one.
+
+    Args:
+        state: The directory.
+        option: What would change it; empty: nothing.
+
+    Raises:
+        UsageError: It is one, and would be changed.
+    """
+    try:
+        known = read_membership(state)
+    except MemfsError as error:
+        raise UsageError(str(error), ExitCode.STATE_UNUSABLE) from error
+    if known is not None and option:
+        raise refuse_changes(state, known, option)
+    return known
 
 
 async def _repair(state: Path, config: Config) -> Repaired:
@@ -173,16 +214,35 @@ def _ask(count: int) -> None:
         raise UsageError("nothing was changed", ExitCode.USAGE)
 
 
-async def _check(state: Path, config: Config, *, verify: bool, progress: Progress) -> Report:
+async def _check(
+    state: Path,
+    config: Config,
+    known: Membership | None,
+    *,
+    verify: bool,
+    progress: Progress,
+) -> Report:
     keys = load_keys(config, os.environ)
     opened = open_stores(config, state / "glacier", os.environ)
     remote = together(opened) if opened else None
     raw_store = RawStore(state)
     try:
-        engine = SqliteEngine.open(state, config.metadata)
+        node, remedies = None, ALONE
+        if known is None:
+            engine = SqliteEngine.open(state, config.metadata)
+        else:
+            # What it needs is installed where there are such nodes.
+            from memfs.fsck.node import NodeCheck, open_node
+
+            engine = open_node(state, known, config.metadata)
         sources = Sources(engine, partial(open_store, config, os.environ))
         try:
-            await _require_stores(engine, config)
+            if known is None:
+                await _require_stores(engine, config)
+            else:
+                check_of_node = NodeCheck(state, known, engine)
+                node = _compare(check_of_node, config, progress)
+                remedies = check_of_node.remedies
             return await check(
                 engine,
                 raw_store,
@@ -193,6 +253,8 @@ async def _check(state: Path, config: Config, *, verify: bool, progress: Progres
                 keys=keys,
                 stores=[*opened],
                 sources=sources,
+                node=node,
+                remedies=remedies,
             )
         finally:
             await sources.aclose()
@@ -201,6 +263,30 @@ async def _check(state: Path, config: Config, *, verify: bool, progress: Progres
         raw_store.close()
         if remote is not None:
             await remote.aclose()
+
+
+def _compare(node: NodeCheck, config: Config, progress: Progress) -> NodeReport:
+    """Compare a node with the database of its mount, if that answers.
+
+    Raises:
+        UsageError: The configuration is that of another mount.
+    """
+    url = config.metadata.url
+    if url is None:
+        return node.run_alone(
+            "name the mount's configuration, which has metadata.url, with -c", is_answered=True
+        )
+    from memfs.metadata.shared import schema
+    from memfs.metadata.shared.address import Address
+    from memfs.metadata.shared.client import Client
+
+    address = Address.parse(url, os.environ)
+    try:
+        with contextlib.closing(Client.connect(address)) as client:
+            mount = schema.check(client, str(address), config.glacier.url)
+            return node.run(client, mount, str(address), progress)
+    except (DatabaseError, DisconnectedError) as error:
+        return node.run_alone(str(error), is_answered=False)
 
 
 async def _require_stores(engine: SqliteEngine, config: Config) -> None:
@@ -233,10 +319,14 @@ def _show(report: Report, repaired: Repaired | None, state: Path, *, as_json: bo
         _show_repaired(repaired, state)
     for problem in report.problems:
         tell(str(problem))
+    for sentence in report.left_out:
+        tell(sentence)
     verdict = "clean" if report.clean else format_count(len(report.problems), "problem")
     checked = (
         f"{format_count(report.file_count, 'file')}, {format_count(report.form_count, 'form')}"
     )
+    if report.row_count:
+        checked += f", {format_count(report.row_count, 'row')} of the database"
     tell(f"{state}: {verdict}; {checked} checked")
 
 
