@@ -82,6 +82,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
         "memfs/traces/parquet.py",
         "memfs/manager/values/tables.py",
         "tools/memfs_tools/catalog_file.py",
+        "tools/memfs_tools/parquet_tables.py",
         "tools/memfs_tools/published_file.py",
         "tools/memfs_tools/tag_table.py",
         "tools/memfs_tools/arrow_stream.py",

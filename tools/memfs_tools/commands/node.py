@@ -144,6 +144,87 @@ def promote(
     )
 
 
+@node.command()
+@click.argument("url", required=False)
+@_CONFIG
+@AS_JSON
+def check(url: str | None, config: Path | None, as_json: bool) -> None:
+    """Check the tables in the database against each other; changes nothing.
+
+    \b
+    memfs node check -c /etc/memfs.toml
+
+    Names lead to inodes, directories hang together without a loop, counts of links, forms, batches
+    and snapshots are right, and the changes that machines need are kept: all as of one instant,
+    while machines go on. At most 20 sentences are told of each kind of damage.
+
+    Exits with 0 if all is well, and 1 if not. `memfs fsck` compares a machine with these tables.
+    """  # noqa: D301 - \b is for click: keep the lines below as they are
+    from memfs.metadata.shared import invariants, schema
+    from memfs_tools.display import progress_bar
+
+    with _connected(url, config) as (client, database):
+        schema.find_mount(client, database)
+        if (writer := schema.find_writer(client)) is not None:
+            schema.require_whole(database, writer)
+        with progress_bar(hidden=as_json) as show:
+            damage = invariants.find_damage(client, show)
+    if as_json:
+        tell_json({"clean": not damage, "damage": [each._asdict() for each in damage]})
+    else:
+        for each in damage:
+            for sentence in each.sentences:
+                tell(sentence)
+            if each.has_more:
+                tell(f"and more of this kind: {each.kind}")
+        verdict = f"{format_count(len(damage), 'kind')} of damage" if damage else "clean"
+        tell(f"{database}: {verdict}")
+    if damage:
+        raise click.exceptions.Exit(ExitCode.PROBLEMS)
+
+
+@node.command()
+@click.argument("directory", type=GivenPath())
+@click.argument("url", required=False)
+@_CONFIG
+@AS_JSON
+def export(directory: Path, url: str | None, config: Path | None, as_json: bool) -> None:
+    """Write each table of the database to a Parquet file, all as of one instant.
+
+    \b
+    memfs node export /data/names -c /etc/memfs.toml
+    duckdb -c "select count(*) from '/data/names/dentry.parquet'"
+
+    Machines go on meanwhile. DIRECTORY is new or empty, and has all tables when the command is
+    done: it gets its name at the end. Names and values of xattrs are bytes. It needs the extra
+    `traces` (pyarrow). For a mount that comes back from the object store there is
+    `memfs snapshot export`.
+    """  # noqa: D301 - \b is for click: keep the lines below as they are
+    from memfs.metadata.shared import schema
+    from memfs_tools.display import progress_bar
+
+    try:
+        from memfs_tools import parquet_tables
+    except ImportError as missing:
+        raise UsageError(
+            f"Parquet files need pyarrow ({missing}): pip install 'memfs-tiers[traces]'"
+        ) from None
+    parquet_tables.require_empty(directory)
+    with _connected(url, config) as (client, database):
+        schema.find_mount(client, database)
+        if (writer := schema.find_writer(client)) is not None:
+            schema.require_whole(database, writer)
+        with progress_bar(hidden=as_json) as show:
+            counts = parquet_tables.write_tables(
+                client, directory, lambda table, count: show(table, count, 0)
+            )
+    if as_json:
+        tell_json({"directory": str(directory), "rows": counts})
+        return
+    rows = format_count(sum(counts.values()), "row")
+    tell(f"{directory}: {format_count(len(counts), 'table')}, {rows}")
+
+
 @contextlib.contextmanager
 def _connected(url: str | None, config: Path | None) -> Iterator[tuple[Client, str]]:
     """Yield a connection to the database of a mount, and what messages call it."""
