@@ -12,11 +12,11 @@ from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from memfs.errors import DatabaseError
-from memfs.metadata.shared import bodies, filling
+from memfs.metadata.shared import bodies, filling, instant
 from memfs.metadata.shared.applying import Applying
 from memfs.metadata.shared.client import Client
 from memfs.metadata.shared.filling import fill, is_filled
-from memfs.metadata.shared.schema import NODE, READ_LOG
+from memfs.metadata.shared.schema import NODE, READ_LOG, join_reader
 from memfs.metadata.shared.tables import TABLES, local_row, stored_row
 from memfs.moves.faults import FILL_POINTS
 from memfs.query.parsing import parse
@@ -149,7 +149,8 @@ def test_a_node_that_is_killed_as_it_fills_begins_anew(
 ) -> None:
     """At each step, with steps of few rows."""
     monkeypatch.setattr(filling, "ROWS_A_STEP", 7)
-    monkeypatch.setattr(filling, "LONG_ROWS_A_STEP", 7)
+    monkeypatch.setattr(instant, "ROWS_A_STEP", 7)
+    monkeypatch.setattr(instant, "LONG_ROWS_A_STEP", 7)
     first = tmp_path / "first"
     reader = open_reader(first)
     if is_filled_before:
@@ -201,7 +202,7 @@ def test_what_changes_meanwhile_is_in_the_log(
     written: PostgresSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The tables are those of one instant, and the log goes on from there."""
-    monkeypatch.setattr(filling, "ROWS_A_STEP", 3)
+    monkeypatch.setattr(instant, "ROWS_A_STEP", 3)
     rng = random.Random(1)
     names = [b"f%d" % number for number in range(12) if number != 1]
 
@@ -213,6 +214,8 @@ def test_what_changes_meanwhile_is_in_the_log(
             written._shared._send_left()
 
     reader = open_reader(tmp_path / "reader")
+    # Changes are kept for it, however long it takes.
+    join_reader(written.mount.client, "db", "r", bytes(reader.state_id), "1")
     number = fill_from(written.mount, reader, change)
     changes = written.mount.client.query(READ_LOG, (NODE, number, 1000))
     assert changes
@@ -257,7 +260,7 @@ def test_the_node_is_heard_of_and_people_are_told_how_far_it_is(
     written: PostgresSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A node that copies for hours is not left behind."""
-    monkeypatch.setattr(filling, "ROWS_A_STEP", 3)
+    monkeypatch.setattr(instant, "ROWS_A_STEP", 3)
     monkeypatch.setattr(filling, "BEAT_S", -1.0)
     monkeypatch.setattr(filling, "TELL_S", -1.0)
     beats: list[None] = []
