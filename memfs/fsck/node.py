@@ -238,8 +238,9 @@ class NodeCheck:
                 f"node {writer.name}",
                 "it writes in the place of this state directory since, so that the next mount of "
                 "this one is refused",
-                "mount the directory that was mounted last, or have this machine read, by role = "
-                f'"reader" in [nodes]; {_READ_ANEW}',
+                'if that is so by `memfs node promote`, mount this one with role = "reader" in '
+                "[nodes], which puts away what it alone has; if it is a copy, mount the directory "
+                "that was mounted last",
             )
             return None
         there = instant.read_seq()
