@@ -236,8 +236,8 @@ class NodeCheck:
             self._report.has_objects = False
             self._complain(
                 f"node {writer.name}",
-                "it writes in the place of this state directory since, so that the next mount of "
-                "this one is refused",
+                "it writes in the place of this state directory since, which cannot be mounted to "
+                "write any more",
                 'if that is so by `memfs node promote`, mount this one with role = "reader" in '
                 "[nodes], which puts away what it alone has; if it is a copy, mount the directory "
                 "that was mounted last",
