@@ -16,6 +16,7 @@ from memfs.metadata.shared import schema
 from memfs.metadata.shared.applying import APPLIED_SETTING, Applying
 from memfs.metadata.shared.tables import BY_NAME, TABLES
 from memfs.metadata.sqlite import statements as sqlite
+from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.stores.raw import RawStore
 from memfs.types import FormKind
 from memfs_tools.main import run as run_command
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
     from memfs.metadata.shared.engine import SharedEngine
     from memfs.metadata.shared.tables import SharedTable
-    from memfs.metadata.sqlite.engine import SqliteEngine
     from memfs.types import InodeNo
     from tests.servers.postgresql import Database
 
@@ -63,8 +63,9 @@ class Fsck:
         self._capfd.readouterr()
         given = arguments or ("-c", str(self.config))
         code = run_command(["fsck", "--json", *given, str(self.scene.root / name)])
-        output = self._capfd.readouterr().out
-        return code, json.loads(output) if output else None
+        output, problem = self._capfd.readouterr()
+        assert output, problem
+        return code, json.loads(output)
 
     def require_clean(self, name: str) -> list[str]:
         """See that nothing is wrong; returns what could not be compared."""
@@ -129,7 +130,7 @@ def abandon(engine: SharedEngine) -> None:
     """End a node that writes as if it was killed: nothing more is sent."""
     engine.writer.close()
     engine._is_closed = True
-    engine.close()
+    SqliteEngine.close(engine)
 
 
 def damage(scene: Scene, table: SharedTable) -> None:
