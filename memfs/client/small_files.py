@@ -30,6 +30,10 @@ R = TypeVar("R")
 FILES_A_CALL = 256
 """Some 20 ms of the daemon; it has others served in between."""
 
+READS_A_CALL = 1024
+"""Some 20 ms as well, in turns. Each call takes 3 ms, whatever it reads: token, connection, and
+threads that wake. With 256 files a call, 10,000 of them took the daemon a fifth more."""
+
 BYTES_A_CALL = 256 << 10
 """Bytes of content, names and xattrs of one call; a request line has 1 MiB."""
 
@@ -111,24 +115,39 @@ def get_small(
     Args:
         directory: On a mount.
         state_dir: That of the mount, for messages.
-        paths: Below the directory; at most `FILES_A_CALL`.
+        paths: Below the directory; at most `READS_A_CALL` with `BYTES_A_CALL`.
         xattr: Name of one that is wanted of each.
 
     Returns:
         Content and xattr of each, the latter empty where there is no such xattr; None: it was left.
     """
+    found: list[tuple[bytes, str] | None] = []
+    while len(found) < len(paths):
+        more = _get_some(directory, state_dir, paths[len(found) :], xattr)
+        if not more:
+            break
+        found += more
+    return found + [None] * (len(paths) - len(found))
+
+
+def _get_some(
+    directory: str, state_dir: Path, paths: Sequence[str], xattr: str
+) -> list[tuple[bytes, str] | None]:
+    """Read as many of some files as one answer has room for."""
     told = _ticket(directory)
     if told is None:
-        return [None] * len(paths)
+        return []
     address, ticket = told
     params: methods.GetSmallParameters = {"ticket": ticket, "paths": [*paths], "xattr": xattr}
     report = _call(address, state_dir, methods.GET_SMALL, params)
     if report is None:
-        return [None] * len(paths)
+        return []
     contents = base64.b64decode(report["contents"])
     found: list[tuple[bytes, str] | None] = []
     begin = 0
     for size, value in zip(report["sizes"], report["xattrs"], strict=True):
+        if size == methods.AGAIN:
+            break
         found.append(None if size < 0 else (contents[begin : begin + size], value))
         begin += max(size, 0)
     return found

@@ -18,6 +18,8 @@ from memfs.signals import Signal
 from memfs.traces.access_log import AccessLog
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from memfs.metadata.records import Inode
     from memfs.types import InodeNo
 
@@ -85,16 +87,21 @@ class Activity:
         """A program opens a regular file for reading; in order, each time. The oldest are lost."""
         if not self._opens:
             self._opened.set()
-        self.note_use(ino)
+        self._note_use(ino)
         # No `Opening` yet, which costs three times as much as a tuple.
         self._opens.append((ino, uid, pid, now_ns))
 
-    def note_use(self, ino: InodeNo) -> None:
-        """A program reads a regular file that it has named beforehand: there is nothing to guess.
+    def note_uses(self, inos: Sequence[InodeNo], now_ns: int) -> None:
+        """A program reads regular files that it has named beforehand: there is nothing to guess.
 
         To learn from 10,000 values of a batch, and to fetch what may come next, took a fourth of
         the daemon's time for it.
         """
+        for ino in inos:
+            self._note_use(ino)
+            self.note_access(ino, now_ns)
+
+    def _note_use(self, ino: InodeNo) -> None:
         uses = self._uses
         if len(uses) < ACTIVITY_COUNT_MAX or ino in uses:
             uses[ino] = uses.get(ino, 0) + 1

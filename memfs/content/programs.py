@@ -75,23 +75,26 @@ class Programs:
         self._threads: BoundedDict[int, tuple[_Program, int]] = BoundedDict(THREADS_MAX)
         """The program of each, and until when that holds."""
 
-    def note_open(self, thread: int, uid: int, size: int, now_ns: int, *, writing: bool) -> None:
-        """A thread opens a file.
+    def note_open(
+        self, thread: int, uid: int, size: int, now_ns: int, *, writing: bool, count: int = 1
+    ) -> None:
+        """A thread opens a file, or several.
 
         Args:
             thread: 0: not known.
             uid: Its user.
-            size: Bytes of the file.
+            size: Bytes of the file, or of all of them.
             now_ns: Wall clock.
-            writing: It may change the file.
+            writing: It may change them.
+            count: So many files.
         """
         known = self._threads.get(thread)
         if known is not None and now_ns < known[1] and known[0].uid == uid:
             program = known[0]
         else:
             program = self._look(thread, uid, now_ns)
-        program.open_count += 1
-        program.write_count += writing
+        program.open_count += count
+        program.write_count += count * writing
         program.opened_bytes += size
         program.last_ns = now_ns
 

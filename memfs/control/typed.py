@@ -34,6 +34,9 @@ _WORDS = {
     type(None): "null",
 }
 
+_PLAIN = frozenset((bool, int, float, str, type(None)))
+"""JSON values as they are. A subclass is not among them: it may have fields."""
+
 _SHOWN_MAX = 60
 """Characters of a wrong value that a message repeats; guess."""
 
@@ -81,6 +84,8 @@ def encode(value: Any) -> Any:  # noqa: ANN401 - any value that `decode` returns
     if isinstance(value, dict):
         return {name: encode(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
+        if _PLAIN.issuperset(map(type, value)):
+            return [*value]
         return [encode(each) for each in value]
     return value
 
@@ -128,7 +133,7 @@ def _decode_list(kind: Kind, value: JsonValue, place: str) -> object:
     item = items[0]
     if not (item in (int, str) and set(map(type, value)) <= {item}):
         value = [decode(item, each, f"{place}[{at}]") for at, each in enumerate(value)]
-    elif item is str:
+    elif item is str and not _is_text("".join(map(str, value))):
         for at, each in enumerate(value):
             _require_text(str(each), f"{place}[{at}]")
     return value if made is list else tuple(value)
@@ -171,10 +176,16 @@ def _require(kind: Kind, value: JsonValue, place: str) -> None:
 
 def _require_text(value: str, place: str) -> None:
     """Refuse half surrogates, but for those that stand for bytes of a path (`os.fsdecode`)."""
+    if not _is_text(value):
+        raise InvalidValueError(_message(place, f"{_show(value)} is no text"))
+
+
+def _is_text(value: str) -> bool:
     try:
         value.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
-        raise InvalidValueError(_message(place, f"{_show(value)} is no text")) from None
+        return False
+    return True
 
 
 def _word(kind: Kind) -> str:

@@ -73,20 +73,34 @@ def open_regular(
         NotPlainError: Something else is there.
         OSError: As of open(2).
     """
+    return open_known(path, flags, mode, dir_fd=dir_fd, follows=follows)[0]
+
+
+def open_known(
+    path: str | os.PathLike[str],
+    flags: int,
+    mode: int = 0o600,
+    *,
+    dir_fd: int | None = None,
+    follows: bool = False,
+) -> tuple[int, os.stat_result]:
+    """Open a plain file as `open_regular`, and return its attributes as of then as well."""
     safe = os.O_CLOEXEC | os.O_NONBLOCK | (0 if follows else os.O_NOFOLLOW)
     try:
         fd = os.open(path, flags | safe, mode, dir_fd=dir_fd)
     except BlockingIOError:
         # A lease breaks (fcntl(2)), which only plain files have.
-        return _open_leased(path, flags, safe & ~os.O_NONBLOCK, dir_fd)
+        fd = _open_leased(path, flags, safe & ~os.O_NONBLOCK, dir_fd)
+        return fd, os.fstat(fd)
     except OSError as error:
         if error.errno in (errno.ENXIO, errno.EISDIR):
             raise _not_plain(path) from None
         raise
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
         os.close(fd)
         raise _not_plain(path)
-    return fd
+    return fd, status
 
 
 def _open_leased(path: str | os.PathLike[str], flags: int, safe: int, dir_fd: int | None) -> int:

@@ -553,9 +553,11 @@ class MemoryManager(SnapshotKeeper):
             let_go(self.mount.state_dir)
 
     # --- within ----------------------------------------------------------------------------------
-    def _read_held(self, retrieve: Callable[[str], Any], key: str, data: bytes, mime: str) -> Any:  # noqa: ANN401 - what was stored
+    def _read_held(
+        self, retrieve: Callable[[str], Any], key: str, path: str, data: bytes, mime: Mime
+    ) -> Any:  # noqa: ANN401 - what was stored
         """Return what was stored, of a file that was read already."""
-        content = HeldContent(data, f"{self._root.path}/{path_of(key)}", Mime.parse(mime))
+        content = HeldContent(data, f"{self._root.path}/{path}", mime)
         try:
             kind = registry.for_content(content)
             if kind.name == registry.PICKLE:

@@ -1,6 +1,6 @@
 """Many values at a time: how a batch is divided into calls, and what each call does.
 
-Small values go to the daemon of a mount by some hundred a call (`client.small_files`); what it
+Small values go to the daemon of a mount by some hundreds a call (`client.small_files`); what it
 leaves, and all else, is stored and retrieved one by one as without a batch.
 
 Invariant: a value in a batch becomes what `MemoryManager.store` would have made of it, and a result
@@ -17,6 +17,7 @@ from memfs.client.small_files import (
     BYTES_A_CALL,
     FILE_BYTES_MAX,
     FILES_A_CALL,
+    READS_A_CALL,
     NewFile,
     get_small,
     put_small,
@@ -26,6 +27,7 @@ from memfs.manager.entries import Entry, mtime_of
 from memfs.manager.keys import path_of
 from memfs.manager.metadata import MIME_XATTR, metadata_of
 from memfs.manager.paths import MemPath
+from memfs.manager.values.value import Mime
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -36,6 +38,10 @@ if TYPE_CHECKING:
     from memfs.manager.values.value import ValueFormat
 
 _TIER_XATTR = "user.memfs.tier"
+
+_FIRST_READS = 128
+"""Keys of the first call of a batch, so that its values are decoded while the next ones are read;
+each further call has twice as many, up to `READS_A_CALL`."""
 
 _CALL_ARGUMENTS = {"overwrite", "durable"}
 """Those that say how all of a call is stored, and not what each value is like."""
@@ -199,7 +205,7 @@ class Retrieving:
     Args:
         root: That of the manager.
         mount: That it is on; None: a plain directory, where all is retrieved one by one.
-        read: Makes a value of content and MIME type; raises where only `retrieve` can.
+        read: Makes a value of key, path, content and MIME type; where only `retrieve` can, it does.
         retrieve: Retrieves one value.
     """
 
@@ -207,7 +213,7 @@ class Retrieving:
         self,
         root: Root,
         mount: Mount | None,
-        read: Callable[[str, bytes, str], Any] | None,
+        read: Callable[[str, str, bytes, Mime], Any] | None,
         retrieve: Callable[[str], Any],
     ) -> None:
         self._root = root
@@ -222,14 +228,19 @@ class Retrieving:
                 yield alone(str(key), partial(self._retrieve, key))
             return
         held: list[tuple[str, str]] = []
+        held_bytes, count_max = 0, _FIRST_READS
         for key in keys:
             try:
-                held.append((key, path_of(key)))
+                path = path_of(key)
             except Exception:
                 yield alone(str(key), partial(self._retrieve, key))
-            if len(held) == FILES_A_CALL:
+                continue
+            size = len(path.encode())
+            if len(held) == count_max or (held and held_bytes + size > BYTES_A_CALL):
                 yield self._group(held)
-                held = []
+                held, held_bytes, count_max = [], 0, min(2 * count_max, READS_A_CALL)
+            held.append((key, path))
+            held_bytes += size
         if held:
             yield self._group(held)
 
@@ -238,15 +249,18 @@ class Retrieving:
 
     def _get(self, held: Sequence[tuple[str, str]]) -> list[Done[Any]]:
         assert self._mount is not None
+        assert self._read is not None
         paths = [path for _, path in held]
         contents = get_small(self._root.path, self._mount.state_dir, paths, MIME_XATTR)
-        return [
-            tried(key, partial(self._retrieve, key))
-            if content is None
-            else tried(key, partial(self._value, key, *content))
-            for (key, _), content in zip(held, contents, strict=True)
-        ]
-
-    def _value(self, key: str, content: bytes, mime: str) -> Any:  # noqa: ANN401 - what was stored
-        assert self._read is not None
-        return self._read(key, content, mime)
+        # Few for all of them.
+        mimes = {text: Mime.parse(text) for text in {each[1] for each in contents if each}}
+        read, found = self._read, list[Done[Any]]()
+        for (key, path), content in zip(held, contents, strict=True):
+            if content is None:
+                found.append(tried(key, partial(self._retrieve, key)))
+                continue
+            try:
+                found.append(Done(key, read(key, path, content[0], mimes[content[1]])))
+            except Exception as error:
+                found.append(Done(key, None, error))
+        return found

@@ -49,6 +49,13 @@ class Namespace(Changes, Protocol):
         """
         ...
 
+    async def find_all(self, names: Sequence[tuple[InodeNo, bytes]]) -> list[Inode | None]:
+        """Return the inodes of many dentries, each given by its parent and its name, in order.
+
+        None: there is no such dentry; whether there is such a parent is not looked at.
+        """
+        ...
+
     async def list_directory(
         self, parent: InodeNo, after_cookie: int, limit: int
     ) -> list[DirectoryEntry]:
@@ -181,6 +188,10 @@ class Namespace(Changes, Protocol):
     # --- xattrs -----------------------------------------------------------------------------------
     async def get_xattr(self, ino: InodeNo, name: bytes) -> bytes:
         """Return an xattr's value; `NoXattrError` if it is not set."""
+        ...
+
+    async def get_xattrs(self, inos: Sequence[InodeNo], name: bytes) -> dict[InodeNo, bytes]:
+        """Return an xattr's values by inode, of those among the inodes that have it."""
         ...
 
     async def list_xattrs(self, ino: InodeNo) -> list[bytes]:

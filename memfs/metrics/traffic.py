@@ -46,10 +46,10 @@ class Traffic:
         """Extended attributes of users, `user.*`, that were set or removed; memfs's own are not
         among them."""
 
-    def note_open(self, level: Level, size: int) -> None:
-        """A program opens a file of `size` bytes for reading."""
+    def note_open(self, level: Level, size: int, count: int = 1) -> None:
+        """A program opens a file for reading, or `count` of them, of `size` bytes together."""
         row = self._opens[level]
-        row[0] += 1
+        row[0] += count
         row[1] += size
 
     def note_attaches(self, count: int, size_bytes: int) -> None:

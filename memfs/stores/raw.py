@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from memfs.errors import CorruptDataError, MemfsError, ObjectMissingError, StoreError
 from memfs.linux.files import (
     NotPlainError,
-    open_regular,
+    open_known,
     spread_subdirectories,
     sync_directory,
 )
@@ -216,8 +216,12 @@ class RawStore:
             ObjectMissingError: No raw file has that id.
             CorruptDataError: Something else than a plain file is there.
         """
+        return self.open_known(raw, flags)[0]
+
+    def open_known(self, raw: RawId, flags: int) -> tuple[int, os.stat_result]:
+        """Return what `open` does, and the attributes of the raw file as of then."""
         try:
-            return open_regular(_relative_path(raw), flags, dir_fd=self._root_fd)
+            return open_known(_relative_path(raw), flags, dir_fd=self._root_fd)
         except NotPlainError as error:
             raise CorruptDataError(
                 f"{self.path(raw)} is no plain file: move it away, and restore the file from a "

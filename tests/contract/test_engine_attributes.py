@@ -43,6 +43,17 @@ async def test_set_attributes_changes_what_is_given_and_nothing_else(engine: Eng
     assert expected == await engine.get_inode(file.ino)
 
 
+async def test_an_xattr_of_many_inodes_is_told_of_those_that_have_it(engine: Engine) -> None:
+    files = [await make_file(engine, b"%d" % number) for number in range(300)]
+    for number, file in enumerate(files[::3]):
+        await engine.set_xattr(file.ino, b"user.a", b"%d" % number, 0, NOW_NS)
+    await engine.set_xattr(files[1].ino, b"user.b", b"other", 0, NOW_NS)
+    inos = [*(file.ino for file in files), InodeNo(2**40), files[0].ino]
+    expected = {file.ino: b"%d" % number for number, file in enumerate(files[::3])}
+    assert await engine.get_xattrs(inos, b"user.a") == expected
+    assert await engine.get_xattrs([], b"user.a") == {}
+
+
 async def test_set_attributes_takes_every_field(engine_site: SqliteSite) -> None:
     file = await make_sealed(engine_site.engine, b"file")
     changes = AttributeChanges(0o7, 1, 2, 3, 4, 5, 6, 7)

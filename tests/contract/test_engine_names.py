@@ -19,7 +19,8 @@ from memfs.errors import (
     StaleInodeError,
 )
 from memfs.metadata.records import Inode, InodeFlags, NewInode, WrittenRaw
-from memfs.types import BLOCK_BYTES, NO_BLOB, NO_RAW, ROOT_INODE, Generation, InodeNo
+from memfs.metadata.sqlite.namespace import FOUND_A_QUERY
+from memfs.types import BLOCK_BYTES, NO_BLOB, NO_INODE, NO_RAW, ROOT_INODE, Generation, InodeNo
 from tests.contract.engine.making import (
     NOW_NS,
     make_directory,
@@ -199,6 +200,26 @@ async def test_find_tells_a_missing_name_without_an_error(engine: Engine) -> Non
 
 
 # --- listing -------------------------------------------------------------------------------------
+async def test_many_names_are_found_as_one_by_one(engine: Engine) -> None:
+    """In several queries, some of them with few names; whatever is cached, missing or odd."""
+    parents = [(await make_directory(engine, b"d%d" % number)).ino for number in range(5)]
+    for number in range(2 * FOUND_A_QUERY):
+        await make_file(engine, b"%d" % number, parents[number % 5])
+    file = await make_file(engine, b"file")
+    names = [(parents[number % 5], b"%d" % number) for number in range(3 * FOUND_A_QUERY)]
+    odd = [(ROOT_INODE, b"d1"), (ROOT_INODE, b"d1"), (file.ino, b"x"), (NO_INODE, b"")]
+    names += [*odd, (InodeNo(2**40), b"x"), (ROOT_INODE, b"x" * 300), (ROOT_INODE, b"\xff")]
+    for count in (0, 1, 15, 16, FOUND_A_QUERY, FOUND_A_QUERY + 1, len(names)):
+        some = names[-count:] if count else []
+        found = await engine.find_all(some)
+        for (parent, name), inode in zip(some, found, strict=True):
+            try:
+                expected = await engine.find(parent, name)
+            except (StaleInodeError, NotADirectoryInodeError, NameTooLongError):
+                expected = None
+            assert inode == expected
+
+
 async def test_listing_goes_on_after_a_cookie_while_names_come_and_go(engine: Engine) -> None:
     """A reader sees each name that stays exactly once."""
     for index in range(10):

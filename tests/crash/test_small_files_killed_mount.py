@@ -1,16 +1,18 @@
-"""SIGKILL of the daemon while a batch of small values is stored, at a mount.
+"""SIGKILL of the daemon while a batch of small values is stored or retrieved, at a mount.
 
 Each value is the old one or the new one, with the metadata that belongs to it, fsck finds nothing,
-and the same batch again stores all.
+and the same batch again stores all. Each key of a batch that is read has its value or an error.
 """
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import pytest
 
 from memfs import MemoryManager
+from memfs.client.small_files import READS_A_CALL
 from memfs.filesystem.small_files import FILES_A_CHANGE
 from memfs.moves.faults import PUT_POINTS
 from tests.crash.armed import Armed
@@ -71,3 +73,32 @@ def test_each_value_is_the_old_one_or_the_new_one(
     assert all(value == [3, key] for key, value in memory.batch_retrieve(keys).items())
     memory.close()
     mount.check_log()
+
+
+@pytest.mark.any_driver
+def test_a_batch_that_is_read_has_a_value_or_an_error_for_each_key(
+    driver: str, mount_factory: MountFactory
+) -> None:
+    mount = mount_factory(driver)
+    memory = MemoryManager(mount=mount.root)
+    values = {f"{number % 50}/{number}": [number] for number in range(3 * READS_A_CALL)}
+    memory.batch_store(values.items())
+    keys = iter(values)
+
+    def asked() -> Iterator[str]:
+        yield from islice(keys, READS_A_CALL)
+        mount.kill_daemon()
+        yield from keys
+
+    found = memory.batch_retrieve(asked(), errors="return")
+    assert found.keys().isdisjoint(found.errors)
+    assert found.keys() | found.errors.keys() == values.keys()
+    assert found.items() <= values.items()
+    assert all(isinstance(error, OSError) for error in found.errors.values())
+    assert len(found.errors) >= READS_A_CALL
+    memory.close()
+    mount.kill()
+    mount.start()
+    memory = MemoryManager(mount=mount.root)
+    assert memory.batch_retrieve(values) == values
+    memory.close()

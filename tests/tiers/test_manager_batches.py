@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from memfs.client import small_files
 from memfs.client.mount import Mount as Client
 from memfs.client.small_files import FILE_BYTES_MAX, FILES_A_CALL, NewFile, put_small
 from memfs.control.client import ControlError, call_door
+from memfs.filesystem.small_files import READ_BYTES_MAX
 from memfs.manager.batches import BatchError
 from memfs.manager.errors import (
     KeyConflictError,
@@ -139,6 +141,66 @@ def test_what_the_daemon_leaves_is_done_by_requests(manager: MemoryManager) -> N
         manager.batch_retrieve(["missing", "dir"])
     taken = manager.batch_store([("file", b"5")], overwrite=False, errors="return")
     assert isinstance(taken.errors["file"], KeyConflictError)
+
+
+def test_a_batch_returns_what_each_key_alone_does(manager: MemoryManager, place: Path) -> None:
+    """Missing, removed, replaced, damaged, shut and long ones among the small; for any user."""
+    chance = random.Random(7)
+    place.chmod(0o755)
+    keys = [f"r/{number % 9}/{number}" for number in range(700)]
+    manager.batch_store((key, [key, number]) for number, key in enumerate(keys))
+    for number, key in enumerate(keys):
+        fate = chance.randrange(12)
+        if fate == 0:
+            manager.delete(key)
+        elif fate == 1:
+            manager.path(key).write_bytes(b"{broken")
+        elif fate == 2:
+            manager.store(key, b"x" * chance.choice([FILE_BYTES_MAX, 200_000]))
+        elif fate == 3:
+            manager.path(key).chmod(0o600)
+        elif fate == 4:
+            manager.store(key, number)
+    manager.path("r/0").chmod(0o700)
+    asked = [*keys, *(f"r/{number}/missing" for number in range(9)), "r/1", "none/at/all"]
+    chance.shuffle(asked)
+
+    def alone(key: str) -> object:
+        try:
+            return manager.retrieve(key)
+        except Exception as error:
+            return repr(error)
+
+    def is_same() -> bool:
+        result = manager.batch_retrieve(asked, errors="return")
+        told = {key: repr(error) for key, error in result.errors.items()}
+        expected = {key: alone(key) for key in asked}
+        return len(result) > 200 and len(told) > 100 and {**result, **told} == expected
+
+    assert is_same()
+    child = os.fork()
+    if not child:
+        try:
+            os.setgroups([])
+            os.setresgid(65534, 65534, 65534)
+            os.setresuid(65534, 65534, 65534)
+            found = is_same()
+        except BaseException:
+            found = False
+        os._exit(0 if found else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_values_that_one_answer_has_no_room_for_are_asked_for_again(
+    manager: MemoryManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = {f"a/{number}": b"%4d" % number * (FILE_BYTES_MAX // 4) for number in range(600)}
+    assert sum(map(len, values.values())) > 2 * READ_BYTES_MAX
+    manager.batch_store(values.items())
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryManager, "retrieve", None)
+        assert manager.batch_retrieve(values) == values
+    manager.batch_delete(values)
 
 
 def test_a_large_value_has_the_pages_of_the_one_that_it_replaces(

@@ -6,6 +6,9 @@ from typing import NotRequired, TypedDict
 
 from memfs.control.methods.method import Method
 
+LEFT, AGAIN = -1, -2
+"""What stands for the size of a file that was not read."""
+
 
 class PutSmallParameters(TypedDict):
     """Files that a user makes; one list each, in the same order."""
@@ -52,7 +55,7 @@ class GetSmallReport(TypedDict):
     """What is in them."""
 
     sizes: list[int]
-    """Bytes of each; -1: the user has to open it."""
+    """Bytes of each; `LEFT`: the user has to open it; `AGAIN`: this answer had no room for it."""
     contents: str
     """All of them, one behind the other, in base64."""
     xattrs: list[str]

@@ -5,6 +5,7 @@ Invariant: an inode's own pin and codec are columns; what is in force is found b
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from memfs.errors import (
@@ -53,6 +54,10 @@ _USERS_RANGES = tuple(
     for prefix in (USER_PREFIX, CONTROL_PREFIX)
     for bound in (prefix, prefix[:-1] + bytes([prefix[-1] + 1]))
 )
+_SELECT_XATTRS = """
+    select x.ino, x.value from json_each(?) as asked cross join xattr as x
+    on x.ino = asked.value and x.name = ?
+"""
 _XATTR_BYTES = "select length(name) + length(value) from xattr where ino = ? and name = ?"
 
 
@@ -100,6 +105,9 @@ class Attributes(Namespace):
             raise NoXattrError(f"inode {ino} has no xattr {name!r}")
         value: bytes = row[0]
         return value
+
+    async def get_xattrs(self, inos: Sequence[InodeNo], name: bytes) -> dict[InodeNo, bytes]:
+        return dict(self._rows(_SELECT_XATTRS, (json.dumps(inos), name)))
 
     async def list_xattrs(self, ino: InodeNo) -> list[bytes]:
         self._inode(ino)
