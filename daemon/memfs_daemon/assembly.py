@@ -472,6 +472,7 @@ def assemble(
                 garbage,
                 mover.compaction,
                 None if exporter is None else exporter.stored,
+                is_shared=config.metadata.url is not None,
             ),
             RemountMethods(features),
             ExportMethods(exporter),

@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, cast
 import trio
 
 from memfs.errors import MetadataError, NotSupportedError
-from memfs.jobs.orphans import SHOWN_MAX, OrphanSearch, SearchPlace
+from memfs.jobs.orphans import (
+    AGE_S_MIN,
+    SHARED_AGE_S_MIN,
+    SHOWN_MAX,
+    OrphanSearch,
+    SearchPlace,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,6 +54,7 @@ class GcMethods:
         garbage: Removes it.
         compaction: That of the mover.
         exports: None: there are no exports.
+        is_shared: Other nodes share the names, and may have stored objects.
     """
 
     def __init__(
@@ -56,11 +63,15 @@ class GcMethods:
         garbage: GarbageCollector,
         compaction: Compaction,
         exports: StoredExports | None = None,
+        *,
+        is_shared: bool = False,
     ) -> None:
         self._parts = parts
         self._garbage = garbage
         self._compaction = compaction
-        self._orphans = OrphanSearch(parts, exports)
+        self._orphans = OrphanSearch(
+            parts, exports, age_s=SHARED_AGE_S_MIN if is_shared else AGE_S_MIN
+        )
 
     def methods(self) -> Mapping[str, Handler]:
         """Return the methods of the control socket by name."""

@@ -44,6 +44,10 @@ AGE_S_MIN = 3600.0
 """Younger objects are left alone, by the clocks of both sides: another state directory with the
 same prefix may be writing them. Guess: no upload takes so long from its object to its form."""
 
+SHARED_AGE_S_MIN = 24 * 3600.0
+"""Likewise on a mount that nodes share: one whose place was taken may go on for a while, and store
+objects of files that no table has. There is a day to save these. Guess."""
+
 FILES_A_SLICE = 2000
 NAMES_A_LOOK = 1000
 """Names that the engine is asked for at once: some milliseconds."""
@@ -101,6 +105,7 @@ class OrphanSearch:
     Args:
         exports: None: there are no exports.
         clock: Seconds since the epoch; tests give their own.
+        age_s: Objects that are younger are left alone.
     """
 
     def __init__(
@@ -108,8 +113,10 @@ class OrphanSearch:
         parts: MoveParts,
         exports: StoredExports | None = None,
         clock: Callable[[], float] = time.time,
+        age_s: float = AGE_S_MIN,
     ) -> None:
         self._parts = parts
+        self._age_s = age_s
         self._exports = exports
         self._clock = clock
         # Raw files of this process stand ready for long before an inode has them.
@@ -190,7 +197,7 @@ class OrphanSearch:
         parts, remote = self._parts, configured_store(self._parts)
         if not _PREFIX.fullmatch(key_within(prefix)):
             raise InvalidValueError(f"prefix: {prefix!r} is not one of memfs's keys")
-        before_s = self._clock() - AGE_S_MIN
+        before_s = self._clock() - self._age_s
         sizes: dict[str, int] = {}
         young: set[str] = set()
         async for stat in remote.list(prefix):
@@ -244,7 +251,7 @@ class OrphanSearch:
             age_s = 0.0 if stat.modified_s is None else now_s - stat.modified_s
             if blob is not None and int(blob[1], 16) >= blob_end:
                 orphans.foreign_count += 1
-            elif age_s < AGE_S_MIN:
+            elif age_s < self._age_s:
                 orphans.young_count += 1
             else:
                 orphans.add(f"unfinished upload of {stat.key}, {format_duration(age_s)} old", 0)

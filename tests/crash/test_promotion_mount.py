@@ -7,10 +7,12 @@ import errno
 import json
 import os
 import signal
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
+from memfs.jobs.orphans import AGE_S_MIN
 from tests.crash.node_pair import LIMIT_S, Pair, Way
 from tests.mounting import Mount, MountError, run_memfs
 from tests.waiting import wait_for
@@ -155,3 +157,46 @@ def test_a_writer_that_sleeps_is_shut_out_when_it_wakes(pair: Pair) -> None:
         (here / "h").write_text("in vain")
     assert not (there / "g").exists()
     assert (there / "f").read_text() == "after"
+
+
+def test_the_heir_takes_for_orphans_what_no_table_has(pair: Pair) -> None:
+    """And leaves what files, snapshots and readers need, and what is younger than a day."""
+    here, there = pair.writer.root, pair.reader.root
+    for name in ("kept", "gone", "past"):
+        (here / name).write_text(name * 1000)
+    pair.upload()
+    run_memfs("snapshot", "create", "s", "--mount", here)
+    (here / "past").unlink()
+    needed = objects_of(pair)
+    run_memfs("barrier", "--level", "remote", here)
+    pair.writer.stop()
+    run_memfs("node", "promote", "second", pair.database.url)
+    pair.reader.stop()
+    pair.reader.config = pair.configure("second", "writer", LIMIT_S)
+    pair.reader.start()
+    (there / "gone").unlink()
+    orphans = [pair.objects / f"blobs/01/1-{number}-0123456789abcdef" for number in (1, 2)]
+    orphans[0].parent.mkdir(parents=True, exist_ok=True)
+    for path in orphans:
+        path.write_bytes(b"object")
+    # All but one orphan are old enough to go; that one is where no nodes share a mount.
+    for path in [*needed, orphans[0]]:
+        os.utime(path, (1, 1))
+    written_s = time.time() - 2 * AGE_S_MIN
+    os.utime(orphans[1], (written_s, written_s))
+    for options in (["--orphans", "--yes"], ["--lost-found", "--yes"]):
+        run_memfs("gc", *options, there)
+    assert [path.exists() for path in orphans] == [False, True]
+    assert [path for path in needed if not path.exists()] == []
+    assert (there / "kept").read_text() == "kept" * 1000
+    orphans[1].unlink()
+
+
+def objects_of(pair: Pair) -> list[Path]:
+    """Return the objects of files in the store."""
+    return [
+        path
+        for folder in ("blobs", "batches")
+        for path in (pair.objects / folder).rglob("*")
+        if path.is_file()
+    ]

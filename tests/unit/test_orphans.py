@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
-from memfs.errors import InvalidValueError
-from memfs.jobs.orphans import AGE_S_MIN, OrphanSearch, SearchPlace
+from memfs.errors import InvalidValueError, StoreError
+from memfs.jobs.orphans import AGE_S_MIN, SHARED_AGE_S_MIN, OrphanSearch, SearchPlace
 from memfs.metadata.records import MoveKind
 from memfs.moves.batching import upload_batch
 from memfs.moves.packing import pack
 from memfs.moves.uploading import upload
+from memfs.stores.forwarding import ForwardingStore
 from memfs.stores.store import ObjectStat
 from memfs.types import FormKind, RawId
 from tests.moving import State, compressible
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
 CONTENT = compressible(20_000)
@@ -176,3 +178,38 @@ async def test_unfinished_uploads_are_told_with_their_age_and_ended(
     assert found.names[0] == f"unfinished upload of {ours}, 2 h old"
     taken = await search(state).look(SearchPlace.UPLOADS, take=True)
     assert (taken.taken_count, ended) == (2, [ours, batch])
+
+
+class Breaking(ForwardingStore):
+    """A store whose listing breaks off after the first object."""
+
+    async def list(self, prefix: str) -> AsyncIterator[ObjectStat]:
+        for stat in [stat async for stat in super().list(prefix)][:1]:
+            yield stat
+        raise StoreError("503 Slow Down")
+
+
+async def test_a_listing_that_breaks_off_takes_nothing(state: State) -> None:
+    for number in range(3):
+        put(state, f"blobs/01/1-{number}-0123456789abcdef")
+    parts = replace(state.parts, remote=Breaking(state.remote))
+    with pytest.raises(StoreError, match="503"):
+        await OrphanSearch(parts, clock=lambda: time.time() + LATER_S).look(
+            SearchPlace.REMOTE, "blobs/", take=True
+        )
+    assert [*state.parts.lost_found.objects()] == []
+    found = await search(state).look(SearchPlace.REMOTE, "blobs/")
+    assert found.count == 3
+
+
+async def test_on_a_shared_mount_objects_are_left_for_a_day(state: State) -> None:
+    key = "blobs/01/1-1-0123456789abcdef"
+    put(state, key)
+    for hours, count in ((23, 0), (25, 1)):
+        later = OrphanSearch(
+            state.parts,
+            clock=lambda hours=hours: time.time() + hours * 3600,  # type: ignore[misc]
+            age_s=SHARED_AGE_S_MIN,
+        )
+        found = await later.look(SearchPlace.REMOTE, "blobs/")
+        assert (found.count, found.young_count) == (count, 1 - count)
