@@ -21,6 +21,7 @@ from memfs.moves.faults import MOVE_OUT_POINTS
 from tests.contract.engine.everything import write_everything
 from tests.contract.engine.making import make_file, make_sealed, names_in
 from tests.contract.engine.postgres_site import MountDatabase
+from tests.contract.engine.scene import Scene
 from tests.contract.engine.site import BIRTH_NS, CONFIG, SMALL, run
 from tests.contract.engine.tables import assert_same, local_tables, shared_tables
 from tests.contract.test_moving_in import (
@@ -33,7 +34,6 @@ from tests.contract.test_moving_in import (
     read,
     row_count,
 )
-from tests.contract.test_node_promotion import Scene
 from tests.waiting import WAIT_S
 
 if TYPE_CHECKING:
