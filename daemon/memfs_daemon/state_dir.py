@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _CREATION_LEFTOVERS = re.compile(
     r"lock|ids|format\.new|metadata\.db(-.*)?|metadata\.sums|journal\.\d|reserve|control\.sock"
-    r"|daemon\.log(\.\d)?|lost\+found|holders"
+    r"|daemon\.log(\.\d)?|lost\+found|holders|node"
 )
 """What may lie in a directory without a format file: the first mount was killed early, or the
 directory is the root of a file system."""

@@ -13,13 +13,16 @@ from memfs.errors import UsageError
 from memfs.metadata.shared import schema
 from memfs.metadata.shared.demoting import demote
 from memfs.metadata.shared.engine import NodeSettings, SharedEngine
+from memfs.metadata.shared.node_file import Membership, NodeFile, Role
 from memfs.metadata.shared.reader_engine import ReaderEngine, ReaderSettings
+from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.metadata.sqlite.lease import FIRST_READER_ID
 from memfs.moves.faults import DEMOTE_POINTS
 from memfs.moves.rescuing import Rescue
 from memfs.stores.lost_found import LostFound
 from memfs.stores.raw import RawStore
 from memfs.types import ROOT_INODE, FormKind
+from memfs_daemon.state_dir import prepare_state
 from tests.contract.engine.making import (
     NOW_NS,
     make_directory,
@@ -277,3 +280,17 @@ def test_a_start_that_is_killed_goes_on(scene: Scene, point: str, occasion: int)
     check_rescued(scene)
     check_reader(scene)
     assert {*DEMOTE_POINTS} <= {*points}
+
+
+def test_a_new_reader_that_is_killed_before_its_tables_goes_on(scene: Scene) -> None:
+    """And is no mount of one machine meanwhile: what that makes would be emptied."""
+    scene.write("w").close()
+    state = scene.root / "r"
+    state.mkdir(mode=0o700)
+    [(mount_id,)] = scene.mount.client.query("select mount_id from mount")
+    NodeFile(state).write(Membership(str(mount_id), (0,), Role.READER))
+    prepare_state(state)
+    with pytest.raises(UsageError, match="belongs to a node of a mount"):
+        SqliteEngine.open(state, CONFIG)
+    assert [path.name for path in state.iterdir()] == ["node"]
+    scene.read("r").close()

@@ -26,6 +26,7 @@ from memfs.metadata.sqlite.format import (
     read_former_id,
     read_state_id,
     refuse_half_repaired,
+    refuse_shared,
     write_format,
 )
 from memfs.metadata.sqlite.inode_cache import InodeCache
@@ -104,6 +105,9 @@ class SqliteEngine(Foreign):
             NoSpaceError: The disk is too full even to open.
         """
         if (number := read_format(state_dir, shared=shared)) is None:
+            if not shared:
+                # Its tables would be taken for those of a node that reads, and emptied.
+                refuse_shared(state_dir)
             now_ns = time.time_ns() if now_ns is None else now_ns
             create(state_dir, now_ns, first_settings, cls.first_id)
         if complain is None:
