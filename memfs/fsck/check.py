@@ -69,6 +69,7 @@ async def check(
         remedies=remedies,
         sealed_as=found.sealed_as,
         lists=found.knows_objects,
+        has_times=found.has_times,
     )
     report = await files.run()
     return report._replace(

@@ -79,6 +79,8 @@ class FileCheck:
         remedies: What to do about what is here.
         sealed_as: Identity under which forms are encrypted; None: that of the engine.
         lists: Look for objects that no form has.
+        has_times: A raw file has the times of its file. That of a node that reads has those of
+            when it was fetched.
     """
 
     def __init__(
@@ -96,11 +98,13 @@ class FileCheck:
         remedies: Remedies = ALONE,
         sealed_as: StateId | None = None,
         lists: bool = True,
+        has_times: bool = True,
     ) -> None:
         self._sources = sources
         self._remedies = remedies
         self._sealed_as = engine.object_state_id if sealed_as is None else sealed_as
         self._lists = lists
+        self._has_times = has_times
         self._unasked: dict[SourceId, tuple[str, int]] = {}
         """Sources that do not answer: what they said, and how many files were not looked at."""
         self._stores = stores
@@ -226,7 +230,7 @@ class FileCheck:
             return
         if not stat.S_ISREG(status.st_mode):
             await self._complain(inode, f"raw file {inode.raw} is not a plain file", _RESTORE)
-        elif self._clean and inode.flags == InodeFlags.DURABLE:
+        elif self._has_times and self._clean and inode.flags == InodeFlags.DURABLE:
             found = status.st_size, storable_ns(status.st_mtime_ns)
             if found != (inode.size, inode.mtime_ns):
                 fault = (

@@ -95,7 +95,7 @@ class NodeCheck:
         self._known = known
         self._engine = engine
         self._is_reader = known.role is Role.READER
-        self._report = NodeReport()
+        self._report = NodeReport(has_times=not self._is_reader)
 
     @property
     def remedies(self) -> Remedies:

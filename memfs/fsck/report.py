@@ -94,6 +94,8 @@ class NodeReport:
     """The store must have the objects that the tables here name."""
     knows_objects: bool = False
     """The tables here name all objects that the store must have."""
+    has_times: bool = True
+    """Raw files have the times of their files."""
     sealed_as: StateId | None = None
     """Identity under which objects are sealed; None: not known."""
 
