@@ -158,6 +158,8 @@ class DemandListing(ForeignChanges):
             )
         if listing.error:
             raise StoreError(listing.error)
+        # Another task has made these changes, and what a program is shown other nodes see, too.
+        await self._engine.commit()
 
     async def _list(self, directory: ForeignDirectory, listing: _Listing) -> None:
         shown = os.fsdecode(directory.prefix)

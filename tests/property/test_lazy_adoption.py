@@ -193,6 +193,27 @@ def test_a_listing_that_takes_long_goes_on_behind_the_request(
         world.run(look())
 
 
+def test_who_sees_a_listing_sees_what_other_nodes_see(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The listing is another task's work, and is committed before it is shown."""
+    bucket = a_bucket()
+    with a_world(bucket) as world:
+        adopt(world)
+        inode = world.run(world.engine.lookup(ROOT_INODE, b"set"))
+        commit, events = world.engine.commit, list[str]()
+
+        async def note_commit() -> None:
+            await commit()
+            listed = await world.engine.get_directory(inode.ino)
+            events.append("listed" if listed is not None and listed.listed_ns else "before")
+
+        monkeypatch.setattr(world.engine, "commit", note_commit)
+        world.run(world.filesystem.list_on_demand(inode.ino))
+        assert events[-1:] == ["listed"]
+        events.clear()
+        world.run(world.filesystem.list_on_demand(inode.ino))
+        assert events == []
+
+
 def test_what_is_empty_is_looked_at_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     bucket = a_bucket("d/x")
     with a_world(bucket) as world:
