@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,9 +12,7 @@ from memfs.encryption.keys import NO_KEYS
 from memfs.errors import UsageError
 from memfs.metadata.shared import schema
 from memfs.metadata.shared.demoting import demote
-from memfs.metadata.shared.engine import NodeSettings, SharedEngine
 from memfs.metadata.shared.node_file import Membership, NodeFile, Role
-from memfs.metadata.shared.reader_engine import ReaderEngine, ReaderSettings
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.metadata.sqlite.lease import FIRST_READER_ID
 from memfs.moves.faults import DEMOTE_POINTS
@@ -33,15 +31,16 @@ from tests.contract.engine.making import (
 )
 from tests.contract.engine.postgres_site import MountDatabase
 from tests.contract.engine.replica import without_own
-from tests.contract.engine.site import BIRTH_NS, CONFIG, SMALL, run
+from tests.contract.engine.scene import Nodes
+from tests.contract.engine.site import CONFIG, SMALL, run
 from tests.contract.engine.tables import assert_same, local_tables, shared_tables
-from tests.waiting import WAIT_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from memfs.metadata.records import Inode
+    from memfs.metadata.shared.engine import SharedEngine
     from memfs.types import InodeNo, StateId
     from tests.servers.postgresql import Database
 
@@ -50,39 +49,13 @@ class Killed(BaseException):
     """Ends what a process does."""
 
 
-class Scene(NamedTuple):
+class Scene(Nodes):
     """A mount whose writer `w` was replaced by `heir`."""
-
-    root: Path
-    mount: MountDatabase
 
     @property
     def state(self) -> Path:
         """The state directory that was replaced."""
         return self.root / "w"
-
-    def write(self, name: str) -> SharedEngine:
-        """Start a node that writes."""
-        return SharedEngine.join(
-            self.root / name,
-            CONFIG,
-            self.mount.connector,
-            NodeSettings(name, WAIT_S),
-            now_ns=BIRTH_NS,
-            limits=SMALL,
-            rng=random.Random(name),
-        )
-
-    def read(self, name: str) -> ReaderEngine:
-        """Start a node that reads."""
-        return ReaderEngine.join(
-            self.root / name,
-            CONFIG,
-            self.mount.connector,
-            ReaderSettings(name, WAIT_S),
-            limits=SMALL,
-            rng=random.Random(name),
-        )
 
     def demote(self, name: str = "w", reach: Callable[[str], None] = lambda _point: None) -> bool:
         """Do what a start as a reader does first."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.encryption.keys import generate_key_file
 from tests.mounting import Mount, run_memfs
 
 if TYPE_CHECKING:
+    import signal
     from pathlib import Path
 
     from tests.servers.postgresql import Database
@@ -94,3 +96,18 @@ class Pair:
         # The state directory of a writer that was replaced is refused for good.
         if 'role = "reader"' in str(self.reader.config):
             self.writer.fsck()
+
+
+def signal_all(mount: Mount, number: signal.Signals) -> None:
+    """Send a signal to the daemon of a mount."""
+    for pid in mount.daemon_pids():
+        os.kill(pid, number)
+
+
+def errno_of_reading(path: Path) -> int | None:
+    """Return how reading a file fails; None: it does not."""
+    try:
+        path.read_bytes()
+    except OSError as error:
+        return error.errno
+    return None

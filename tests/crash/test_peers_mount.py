@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.crash.node_pair import LIMIT_S, SHORT_LIMIT_S, Pair, Way
+from tests.crash.node_pair import LIMIT_S, SHORT_LIMIT_S, Pair, Way, errno_of_reading, signal_all
 from tests.mounting import run_memfs
 from tests.waiting import wait_for
 from tests.warm import FAULTS_VARIABLE
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.mounting import Mount
 
 pytestmark = pytest.mark.mount
 
@@ -49,19 +48,6 @@ def armed(tmp_path: Path) -> Iterator[Path]:
 def blobs(pair: Pair) -> list[Path]:
     found = (pair.objects.glob(f"{kind}/**/*") for kind in ("blobs", "batches"))
     return [path for some in found for path in some if path.is_file()]
-
-
-def signal_all(mount: Mount, number: signal.Signals) -> None:
-    for pid in mount.daemon_pids():
-        os.kill(pid, number)
-
-
-def errno_of_reading(path: Path) -> int | None:
-    try:
-        path.read_bytes()
-    except OSError as error:
-        return error.errno
-    return None
 
 
 def wait_until_read(path: Path) -> None:

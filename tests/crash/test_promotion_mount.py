@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from memfs.jobs.orphans import AGE_S_MIN
-from tests.crash.node_pair import LIMIT_S, Pair, Way
+from tests.crash.node_pair import LIMIT_S, Pair, Way, errno_of_reading, signal_all
 from tests.mounting import Mount, MountError, run_memfs
 from tests.waiting import wait_for
 
@@ -27,19 +27,6 @@ TIME_NS = 1_500_000_000_123_456_789
 WITHOUT_UPLOADS = pytest.mark.parametrize(
     "pair", [Way(upload="policy"), Way(upload="policy", is_encrypted=True)], indirect=True
 )
-
-
-def signal_all(mount: Mount, number: signal.Signals) -> None:
-    for pid in mount.daemon_pids():
-        os.kill(pid, number)
-
-
-def errno_of_reading(path: Path) -> int | None:
-    try:
-        path.read_bytes()
-    except OSError as error:
-        return error.errno
-    return None
 
 
 @WITHOUT_UPLOADS

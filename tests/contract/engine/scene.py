@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from tests.contract.engine.postgres_site import MountDatabase
 
 
-class Scene:
-    """A mount with a node that writes, and what others do with it.
+class Nodes:
+    """A mount and the state directories of its nodes.
 
     Args:
         root: For state directories.
@@ -32,7 +32,6 @@ class Scene:
     def __init__(self, root: Path, mount: MountDatabase) -> None:
         self.root = root
         self.mount = mount
-        self.writer = self.write("w")
 
     def write(self, name: str, reach: Callable[[str], None] = lambda _point: None) -> SharedEngine:
         """Start a node that writes."""
@@ -57,6 +56,14 @@ class Scene:
             limits=SMALL,
             rng=random.Random(name),
         )
+
+
+class Scene(Nodes):
+    """A mount with a node that writes, and what others do with it; arguments as of `Nodes`."""
+
+    def __init__(self, root: Path, mount: MountDatabase) -> None:
+        super().__init__(root, mount)
+        self.writer = self.write("w")
 
     def promote(self, name: str, *, accept_loss: bool = False) -> schema.Loss:
         """Offer the writer's place to a node."""
