@@ -16,7 +16,7 @@ import shutil
 from typing import TYPE_CHECKING, TypeVar
 
 from memfs.errors import FORM_ERRORS, MemfsError, NoSpaceError, ObjectMissingError, StaleInodeError
-from memfs.linux.files import syncfs
+from memfs.linux.files import open_regular, syncfs
 from memfs.linux.times import storable_ns
 from memfs.metadata.sqlite.opening import FILE_NAME as TABLES_NAME
 from memfs.sizes import format_count
@@ -230,7 +230,7 @@ class Rescue:
             try:
                 with disk_errors(str(draft)):
                     self._make(self.root)
-                    fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+                    fd = open_regular(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
                     try:
                         with PackedFile.open(
                             self._state_dir / form.place.key, unlock=unlock
