@@ -112,15 +112,22 @@ class Taking:
         after = b""
         while rows := await self._engine.list_objects(self._source.source, after, ROWS_A_PAGE):
             moved: list[_Moved] = []
-            for row in rows:
-                try:
-                    await self._take_now(row, moved)
-                except StaleInodeError:
-                    continue
-                except (MemfsError, OSError) as error:
-                    self._failed(row.name, str(error))
-                yield
-            await self._remove(moved)
+            try:
+                for row in rows:
+                    try:
+                        await self._take_now(row, moved)
+                    except StaleInodeError:
+                        continue
+                    except (MemfsError, OSError) as error:
+                        self._failed(row.name, str(error))
+                    yield
+                await self._remove(moved)
+            finally:
+                # Not before: the mover would open raw files whose other name is to be removed, and
+                # seem to be a program that has them open.
+                for each in moved:
+                    if each.raw:
+                        self._changes.note_owned(each.row.ino)
             yield
             after = rows[-1].key
 
@@ -187,7 +194,6 @@ class Taking:
         if published is None:
             raise ObjectChangedError(f"{row.name} was changed meanwhile")
         parts.faults.reach("take.published")
-        self._changes.note_owned(inode.ino)
         self._parts.hydrated[inode.ino] = None
         return raw
 

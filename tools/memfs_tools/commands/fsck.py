@@ -237,9 +237,11 @@ async def _check(
             engine = open_node(state, known, config.metadata)
         sources = Sources(engine, partial(open_store, config, os.environ))
         try:
-            if known is None:
-                await _require_stores(engine, config)
-            else:
+            if config.metadata.url is None:
+                # A mount without metadata.url refuses the directory of a node with this status.
+                code = ExitCode.USAGE if known is None else ExitCode.STATE_UNUSABLE
+                await _require_stores(engine, config, code)
+            if known is not None:
                 check_of_node = NodeCheck(state, known, engine)
                 node = _compare(check_of_node, config, progress)
                 remedies = check_of_node.remedies
@@ -289,8 +291,12 @@ def _compare(node: NodeCheck, config: Config, progress: Progress) -> NodeReport:
         return node.run_alone(str(error), is_answered=False)
 
 
-async def _require_stores(engine: SqliteEngine, config: Config) -> None:
-    """See that the stores are those of the last mount: every object would seem lost otherwise."""
+async def _require_stores(engine: SqliteEngine, config: Config, code: ExitCode) -> None:
+    """See that the stores are those of the last mount: every object would seem lost otherwise.
+
+    Raises:
+        UsageError: They are others; with this exit status.
+    """
     if not config.glacier.enabled:
         return
     for name in ("", *config.stores):
@@ -301,7 +307,8 @@ async def _require_stores(engine: SqliteEngine, config: Config) -> None:
         raise UsageError(
             f"{what} are in another store than {describe_store(url)}: the last mount had "
             f"{describe_store(last)}; name its configuration with -c, or mount once with the new "
-            "store"
+            "store",
+            code,
         )
 
 
