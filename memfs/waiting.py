@@ -15,12 +15,15 @@ from __future__ import annotations
 import contextlib
 import types
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Coroutine, Generator, Iterator
+
+
+T = TypeVar("T")
 
 
 class _Leave:
@@ -51,6 +54,20 @@ def fast_path() -> Iterator[None]:
         yield
     finally:
         _SERVING.reset(token)
+
+
+def run_at_once(work: Coroutine[object, object, T]) -> T:
+    """Return the result of a coroutine that never suspends, as those of the SQLite engine.
+
+    Raises:
+        RuntimeError: It has suspended.
+    """
+    try:
+        work.send(None)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    raise RuntimeError("a coroutine has suspended that never does")
 
 
 async def leave() -> None:

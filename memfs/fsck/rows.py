@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable
 
-    from memfs.metadata.shared.comparing import Session
+    from memfs.metadata.shared.instant import Session
     from memfs.metadata.shared.tables import SharedTable
     from memfs.metadata.shared.touched import Touched
     from memfs.metadata.sqlite.statements import Row, SqlValue

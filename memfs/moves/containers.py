@@ -50,12 +50,14 @@ async def find_packed(parts: MoveParts, inode: Inode, store: str) -> Form | None
         CorruptDataError: There is no raw file either.
     """
     packed = await find_form(parts, inode, FormKind.PACKED)
-    if packed is None and not inode.raw:
-        raise CorruptDataError(
-            f"inode {inode.ino}: no form of its content is left here or in a store; run memfs "
-            "fsck, or write it anew"
-        )
-    if packed is None or not inode.raw:
+    if packed is None:
+        if not inode.raw:
+            raise CorruptDataError(
+                f"inode {inode.ino}: no form of its content is left here or in a store; run memfs "
+                "fsck, or write it anew"
+            )
+        return None
+    if not inode.raw:
         return packed
     codec = await codec_of(parts, inode.ino, parts.config.store(store).codec)
     return packed if packed.coding.codec == str(codec.spec) else None

@@ -13,9 +13,9 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from memfs.errors import FORM_ERRORS, MemfsError, NoSpaceError, ObjectMissingError, StaleInodeError
+from memfs.errors import FORM_ERRORS, NoSpaceError, ObjectMissingError, StaleInodeError
 from memfs.linux.files import open_regular, syncfs
 from memfs.linux.times import storable_ns
 from memfs.metadata.sqlite.opening import FILE_NAME as TABLES_NAME
@@ -26,9 +26,10 @@ from memfs.stores.lost_found import DIRECTORY_NAME
 from memfs.stores.raw import RawStore
 from memfs.stores.reading import PackedFile
 from memfs.types import FormKind
+from memfs.waiting import run_at_once
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from memfs.encryption.keys import KeyRing
@@ -49,8 +50,6 @@ files, as far as the other machines know. Copy what you need into the mount, the
 `memfs gc --lost-found --yes`.
 
 """
-
-T = TypeVar("T")
 
 
 class Rescue:
@@ -169,7 +168,7 @@ class Rescue:
         if content.is_former:
             return self.root / FORMER_NAME / f"inode-{content.ino}-{content.generation}"
         try:
-            name = os.fsdecode(_end(engine.get_path(content.ino)))
+            name = os.fsdecode(run_at_once(engine.get_path(content.ino)))
         except StaleInodeError:
             name = ""
         if not name.startswith("/"):
@@ -221,11 +220,11 @@ class Rescue:
         """Write the bytes of a packed form."""
         if not content.blob:
             return
-        for form in _end(engine.list_forms(content.blob)):
+        for form in run_at_once(engine.list_forms(content.blob)):
             if form.kind != FormKind.PACKED:
                 continue
             draft = self.root / f".{content.ino}"
-            blob = _end(engine.get_blob(content.blob))
+            blob = run_at_once(engine.get_blob(content.blob))
             unlock = Unlock.of(self._keys, blob, form.coding, self._state_id)
             try:
                 with disk_errors(str(draft)):
@@ -253,13 +252,3 @@ class Rescue:
     def _note(self, path: Path, content: OwnContent | None) -> None:
         state = " (was being written)" if content is not None and content.is_open else ""
         self._lines.append(f"{path.relative_to(self.root)}{state}\n")
-
-
-def _end(work: Coroutine[object, object, T]) -> T:
-    """Return the result of a coroutine of the engine, which never suspends."""
-    try:
-        work.send(None)
-    except StopIteration as end:
-        result: T = end.value
-        return result
-    raise MemfsError("a coroutine of the engine has suspended")

@@ -13,32 +13,25 @@ import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from memfs.config import MetadataConfig
 from memfs.errors import NotFoundError
 from memfs.metadata.records import Inode, NewInode, Seal
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.types import ROOT_INODE
+from memfs.waiting import run_at_once
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable
+    from collections.abc import Callable, Iterable
 
 T = TypeVar("T")
 Item = TypeVar("Item")
 
+run = run_at_once
+
 BATCH_COUNT = 32
 """Operations a commit in the last row: requests that were waiting together."""
-
-
-def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine that never suspends, as the drivers do."""
-    try:
-        coroutine.send(None)
-    except StopIteration as stop:
-        result: T = stop.value
-        return result
-    raise AssertionError("the engine suspended")
 
 
 class Timings:

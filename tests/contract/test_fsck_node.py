@@ -200,7 +200,7 @@ def test_a_row_that_is_missing_or_different_is_told_with_its_columns(
 def test_a_table_that_has_lost_all_is_told_in_some_sentences(
     fsck: Fsck, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("memfs.metadata.shared.comparing.ROWS_A_PAGE", 7)
+    monkeypatch.setattr("memfs.metadata.shared.instant.ROWS_A_STEP", 7)
     for number in range(DIFFERENCE_COUNT_MAX + 5):
         run(make_file(scene.writer, b"f%d" % number))
     send(scene.writer)

@@ -13,7 +13,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from memfs.errors import DatabaseError, UsageError
 from memfs.exit_codes import ExitCode
-from memfs.metadata.shared import comparing, moving_in, schema
+from memfs.metadata.shared import instant, moving_in, schema
 from memfs.metadata.shared.engine import NodeSettings, SharedEngine
 from memfs.metadata.shared.moving_in import Moved, MovingIn
 from memfs.metadata.shared.reader_engine import ReaderEngine, ReaderSettings
@@ -157,8 +157,8 @@ def state_dir(tmp_path: Path) -> Path:
 @pytest.fixture
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that there are many."""
-    monkeypatch.setattr(comparing, "ROWS_A_PAGE", 3)
-    monkeypatch.setattr(comparing, "LONG_ROWS_A_PAGE", 2)
+    monkeypatch.setattr(instant, "ROWS_A_STEP", 3)
+    monkeypatch.setattr(instant, "LONG_ROWS_A_STEP", 2)
 
 
 class Killed(BaseException):

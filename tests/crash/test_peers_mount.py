@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from memfs.moves.faults import PEER_POINTS
 from tests.crash.node_pair import LIMIT_S, SHORT_LIMIT_S, Pair, Way, errno_of_reading, signal_all
 from tests.mounting import run_memfs
 from tests.waiting import wait_for
@@ -107,7 +108,7 @@ def test_a_file_that_is_being_written_is_refused_until_it_is_closed(pair: Pair) 
     assert (there / "f").read_bytes() == b"map " + BIG[4:]
 
 
-@pytest.mark.parametrize("point", ["peer.asked", "peer.sent"])
+@pytest.mark.parametrize("point", [each for each in PEER_POINTS if each != "peer.received"])
 @impatient
 def test_the_writer_is_killed_while_somebody_reads_from_it(
     armed: Path, pair: Pair, point: str

@@ -13,40 +13,28 @@ from __future__ import annotations
 import hashlib
 from itertools import islice
 from operator import itemgetter
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
+from memfs.metadata.shared import instant
 from memfs.metadata.shared.tables import TABLES, TYPES, stored_row, stored_text
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
+    from memfs.metadata.shared.instant import Session
     from memfs.metadata.shared.tables import Column, SharedTable
     from memfs.metadata.sqlite.statements import Row, SqlValue
 
-ROWS_A_PAGE = 2000
-LONG_ROWS_A_PAGE = 200
-"""Those of tables whose rows may have 64 KiB each."""
 TIMEOUT_S = 60.0
 """For each page. Guess."""
 SHOWN_COUNT = 3
 """Differences that a message tells."""
 
-_LONG = frozenset({"xattr", "xattr_was", "setting", "source", "published"})
 _DIGEST, _STORED = "memfs_digest", "memfs_stored"
 """Functions that SQLite gets from here."""
 
 Key = tuple["SqlValue", ...]
-
-
-class Session(Protocol):
-    """A connection to PostgreSQL, where no event loop runs; see `Client`."""
-
-    def transact_blocking(
-        self, statements: Sequence[tuple[str, Sequence[SqlValue]]], timeout_s: float | None = None
-    ) -> list[list[Row]]:
-        """Run statements as one transaction."""
-        ...
 
 
 class Difference(NamedTuple):
@@ -80,11 +68,6 @@ class Counter:
         """Note that so many more are done."""
         self._done += count
         self._show(self._stage, self._done, self._total)
-
-
-def page_rows(table: SharedTable) -> int:
-    """Return how many rows of a table go at once."""
-    return LONG_ROWS_A_PAGE if table.name in _LONG else ROWS_A_PAGE
 
 
 def prepare(connection: sqlite3.Connection) -> None:
@@ -124,7 +107,7 @@ def shared_rows(session: Session, table: SharedTable) -> Iterator[tuple[Key, Row
     types = [TYPES[column.letter] for column in _key_columns(table)]
     # The types say so for a first parameter, too, that no statement before has used.
     after = ", ".join(f"${at}::{kind}" for at, kind in enumerate(types, 1))
-    key_of, count = _key_reader(table), page_rows(table)
+    key_of, count = _key_reader(table), instant.rows_a_step(table)
     first = f"{table.select_shared} order by {', '.join(order)} limit {count}"
     further = (
         f"{table.select_shared} where ({', '.join(order)}) > ({after})"
@@ -167,7 +150,7 @@ def differences(
                 yield Difference(key, here, other[1])
             other = next(there, None)
         count += 1
-        if count == ROWS_A_PAGE:
+        if count == instant.ROWS_A_STEP:
             note(count)
             count = 0
     while other is not None:

@@ -51,7 +51,7 @@ from memfs.metadata.sqlite.statements import (
 )
 from memfs.sizes import format_count
 from memfs.types import StateId
-from memfs.waiting import is_request, leave
+from memfs.waiting import is_request, leave, run_at_once
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -335,9 +335,7 @@ class SharedEngine(SqliteEngine):
                 "writes there anew",
                 format_count(len(lost), "file"),
             )
-            with contextlib.suppress(StopIteration):
-                # No coroutine of the local engine suspends.
-                self.seal(lost).send(None)
+            run_at_once(self.seal(lost))
             for file in lost:
                 # With a blob that has no form a file is not taken for an empty one.
                 blob = self.reserve_blob()

@@ -28,13 +28,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from memfs import __version__
 from memfs.errors import DatabaseError, UsageError
 from memfs.exit_codes import ExitCode
-from memfs.metadata.shared import comparing, schema
+from memfs.metadata.shared import comparing, instant, schema
 from memfs.metadata.shared.comparing import (
     SHOWN_COUNT,
     Counter,
     Difference,
     differences,
-    page_rows,
 )
 from memfs.metadata.shared.node_file import Membership, NodeFile, Role
 from memfs.metadata.shared.schema import NodeState
@@ -269,7 +268,7 @@ class MovingIn:
         for each in self._differences(table):
             if each.there is not None:
                 keys.append(each.key)
-            if len(keys) == page_rows(table):
+            if len(keys) == instant.rows_a_step(table):
                 self._delete(text, keys)
         if keys:
             self._delete(text, keys)
@@ -288,7 +287,7 @@ class MovingIn:
             assert each.here is not None, "removed before"
             rows.append(each.here)
             size += sum(len(value) for value in each.here if isinstance(value, (bytes, str)))
-            if len(rows) == comparing.ROWS_A_PAGE or size >= STEP_BYTES:
+            if len(rows) == instant.ROWS_A_STEP or size >= STEP_BYTES:
                 self._insert(table, rows)
                 size = 0
         if rows:

@@ -17,6 +17,7 @@ from memfs.metadata.sqlite import format2
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.metadata.sqlite.limits import Limits
 from memfs.metadata.sqlite.undo_triggers import UNDO_TRIGGERS
+from memfs.waiting import run_at_once
 from tests.contract.engine.suspending import SuspendingEngine
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from memfs.metadata.engine import Engine
 
 T = TypeVar("T")
+
+run = run_at_once
 
 BIRTH_NS = 1_000
 """When the root directory was made."""
@@ -48,16 +51,6 @@ _WRITES = re.compile(r"insert or fail into \w+ select .*?(?=( from head)? where 
 
 local_only = pytest.mark.parametrize("engine_site", ["sqlite"], indirect=True)
 """For tests of a promise that no engine need make which commits each call by itself."""
-
-
-def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine of an engine that never suspends."""
-    try:
-        coroutine.send(None)
-    except StopIteration as stop:
-        result: T = stop.value
-        return result
-    raise AssertionError("the engine suspended")
 
 
 def write_first_layout(path: Path, first_sequence: int, payloads: Sequence[bytes]) -> None:
