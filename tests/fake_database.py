@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import trio
 
 from memfs.errors import DatabaseError, DisconnectedError, UsageError
-from memfs.metadata.shared import joining, schema, writer
-from memfs.metadata.shared.schema import Mount, NodeRow
+from memfs.metadata.shared import joining, node_table, writer
+from memfs.metadata.shared.node_table import NodeRow
+from memfs.metadata.shared.schema import Mount
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -131,7 +132,7 @@ class FakeDatabase:
             assert isinstance(after, int)
             assert isinstance(last, int)
             return [(sum(after < number <= last for number in self.changes),)]
-        if text == schema.READ_LOG:
+        if text == node_table.READ_LOG:
             _, after, count = parameters
             assert isinstance(after, int)
             assert isinstance(count, int)

@@ -19,7 +19,7 @@ from memfs.content.lending import Lender
 from memfs.errors import NotSupportedError, UsageError
 from memfs.exit_codes import ExitCode
 from memfs.metadata.shared.membership import read_members
-from memfs.metadata.shared.schema import Presence
+from memfs.metadata.shared.node_table import Presence
 from memfs.moves.faults import FaultPoints
 from memfs.peers.client import Asking, PeerClient
 from memfs.peers.identity import load_or_make

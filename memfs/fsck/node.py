@@ -23,7 +23,7 @@ from memfs.metadata.shared.filling import is_filled
 from memfs.metadata.shared.instant import Instant
 from memfs.metadata.shared.joining import BODIES_A_TIME
 from memfs.metadata.shared.node_file import Role
-from memfs.metadata.shared.schema import READ_LOG, READ_NODES, NodeRow, NodeState
+from memfs.metadata.shared.node_table import READ_LOG, READ_NODES, NodeRow, NodeState
 from memfs.metadata.shared.touched import Touched
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.metadata.sqlite.format import read_state_id

@@ -12,7 +12,7 @@ import pytest
 from memfs.exit_codes import ExitCode
 from memfs.fsck import node as fsck_node
 from memfs.fsck.rows import DIFFERENCE_COUNT_MAX
-from memfs.metadata.shared import schema
+from memfs.metadata.shared import node_table
 from memfs.metadata.shared.applying import APPLIED_SETTING, Applying
 from memfs.metadata.shared.tables import BY_NAME, TABLES
 from memfs.metadata.sqlite import statements as sqlite
@@ -91,7 +91,7 @@ class Fsck:
 
 @pytest.fixture
 def scene(tmp_path: Path, postgres: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
-    monkeypatch.setattr(schema, "SILENT_S", 0.0)
+    monkeypatch.setattr(node_table, "SILENT_S", 0.0)
     made = Scene(tmp_path, MountDatabase(postgres))
     yield made
     made.writer.close()

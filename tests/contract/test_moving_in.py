@@ -13,7 +13,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from memfs.errors import DatabaseError, UsageError
 from memfs.exit_codes import ExitCode
-from memfs.metadata.shared import instant, moving_in, schema
+from memfs.metadata.shared import instant, moving_in, node_table
 from memfs.metadata.shared.engine import NodeSettings, SharedEngine
 from memfs.metadata.shared.moving_in import Moved, MovingIn
 from memfs.metadata.shared.reader_engine import ReaderEngine, ReaderSettings
@@ -360,7 +360,7 @@ def test_the_objects_have_to_be_where_others_look_for_them(
         return
     with pytest.raises(UsageError, match=message):
         move_in(state_dir, mount)
-    assert schema.find_nodes(mount.client) == []
+    assert node_table.find_nodes(mount.client) == []
 
 
 def test_the_default_store_can_be_named(mount: MountDatabase, state_dir: Path) -> None:
@@ -376,12 +376,12 @@ def test_the_default_store_can_be_named(mount: MountDatabase, state_dir: Path) -
 def test_no_node_takes_over_meanwhile(
     mount: MountDatabase, state_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(schema, "SILENT_S", 0.0)
+    monkeypatch.setattr(node_table, "SILENT_S", 0.0)
     attempt = Attempt(state_dir, tmp_path / "left", "move_in.compared", 1)
     with pytest.raises(Killed):
         move_in(state_dir, mount, attempt.reach)
     with pytest.raises(UsageError, match="are on their way there") as caught:
-        schema.promote(mount.client, "db", "reader", accept_loss=True, rng=random.Random(1))
+        node_table.promote(mount.client, "db", "reader", accept_loss=True, rng=random.Random(1))
     assert caught.value.exit_code == ExitCode.STATE_UNUSABLE
     with pytest.raises(UsageError, match=f"written by node {NAME}, whose state directory is an"):
         join(tmp_path / "new", mount)

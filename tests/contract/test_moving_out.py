@@ -11,7 +11,7 @@ import pytest
 
 from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
-from memfs.metadata.shared import moving_out, schema
+from memfs.metadata.shared import moving_out, node_table
 from memfs.metadata.shared.moving_out import MovedOut, MovingOut
 from memfs.metadata.shared.node_file import NodeFile
 from memfs.metadata.shared.reader_engine import ReaderEngine, ReaderSettings
@@ -86,7 +86,7 @@ def require_alone(state_dir: Path, mount: MountDatabase, other: Path) -> SqliteE
         with pytest.raises(UsageError, match=r"have moved out|state directory is another one"):
             start()
     with pytest.raises(UsageError, match="have moved out") as caught:
-        schema.promote(mount.client, "db", "reader", accept_loss=True, rng=random.Random(1))
+        node_table.promote(mount.client, "db", "reader", accept_loss=True, rng=random.Random(1))
     assert caught.value.exit_code == ExitCode.STATE_UNUSABLE
     engine = open_alone(state_dir)
     assert engine._database.read_followed() == (None, [])
@@ -204,7 +204,7 @@ def test_the_identity_of_a_former_node_stays(
     mount: MountDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its objects are sealed with it: in a state of one machine, and in the next database."""
-    monkeypatch.setattr(schema, "SILENT_S", 0.0)
+    monkeypatch.setattr(node_table, "SILENT_S", 0.0)
     monkeypatch.setattr(moving_out, "AWAY_S", 0.0)
     scene = Scene(tmp_path, mount)
     scene.fill()

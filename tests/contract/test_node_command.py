@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from memfs.exit_codes import ExitCode
-from memfs.metadata.shared import schema
+from memfs.metadata.shared import node_table
 from memfs_tools.main import run
 from tests.contract.engine.postgres_site import STORE, MountDatabase
 from tests.servers.process import free_ports
@@ -24,9 +24,11 @@ if TYPE_CHECKING:
 def mount(postgres: Database) -> Iterator[MountDatabase]:
     """A mount that `w` writes; `a` has all changes, `b` lacks two, `c` is behind."""
     made = MountDatabase(postgres)
-    schema.join(made.client, "the database", schema.NodeRow(0, "w", bytes(16), 0, 0, "1"), ())
+    node_table.join(
+        made.client, "the database", node_table.NodeRow(0, "w", bytes(16), 0, 0, "1"), ()
+    )
     for at, name in enumerate("abc", 1):
-        schema.join_reader(made.client, "the database", name, bytes([at] * 16), "2")
+        node_table.join_reader(made.client, "the database", name, bytes([at] * 16), "2")
     made.client.query("update node set seq = 7 where name = 'w'")
     made.client.query("update node set applied = 7 where name = 'a'")
     made.client.query("update node set applied = 5 where name = 'b'")
@@ -82,7 +84,7 @@ def test_nodes_are_told_to_programs_by_a_configuration(
     assert run(["node", "list", "-c", str(config), "--json"]) == 0
     told = json.loads(capfd.readouterr().out)
     assert [each["name"] for each in told] == ["w", "a", "b", "c"]
-    assert told[2].keys() == {*schema.NodeReport._fields}
+    assert told[2].keys() == {*node_table.NodeReport._fields}
     assert {**told[2], "heard_s": 0, "behind_s": 0} == {
         "name": "b",
         "role": "reader",
@@ -141,9 +143,9 @@ def test_a_node_that_will_not_come_back_is_forgotten(
     for name in ("b", "c"):
         assert run(["node", "forget", name, postgres.url]) == 0
         assert capfd.readouterr().out.startswith(f"{name}: removed from postgresql://")
-    states = [(node.name, node.state) for node in schema.find_nodes(mount.client)]
+    states = [(node.name, node.state) for node in node_table.find_nodes(mount.client)]
     assert states == [("w", "live"), ("a", "live"), ("b", "left"), ("c", "left")]
-    assert schema.join_reader(mount.client, "the database", "b", b"o" * 16, "2").number == 5
+    assert node_table.join_reader(mount.client, "the database", "b", b"o" * 16, "2").number == 5
     for name, reason in (("w", "node w writes"), ("c", "has no node c that reads"), ("x", "x")):
         code, line = refused(capfd, "forget", name, postgres.url)
         assert code == ExitCode.USAGE

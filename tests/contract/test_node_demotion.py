@@ -10,7 +10,7 @@ import pytest
 
 from memfs.encryption.keys import NO_KEYS
 from memfs.errors import UsageError
-from memfs.metadata.shared import schema
+from memfs.metadata.shared import node_table
 from memfs.metadata.shared.demoting import demote
 from memfs.metadata.shared.node_file import Membership, NodeFile, Role
 from memfs.metadata.sqlite.engine import SqliteEngine
@@ -69,7 +69,7 @@ class Scene(Nodes):
     def replace(self) -> None:
         """Have another node write."""
         self.read("heir").close()
-        schema.promote(self.mount.client, "db", "heir", accept_loss=True, rng=random.Random(1))
+        node_table.promote(self.mount.client, "db", "heir", accept_loss=True, rng=random.Random(1))
         heir = self.write("heir")
         run(make_file(heir, b"of the heir"))
         send(heir)
@@ -83,7 +83,7 @@ class Scene(Nodes):
 
 @pytest.fixture
 def scene(tmp_path: Path, postgres: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
-    monkeypatch.setattr(schema, "SILENT_S", 0.0)
+    monkeypatch.setattr(node_table, "SILENT_S", 0.0)
     mount = MountDatabase(postgres)
     yield Scene(tmp_path, mount)
     mount.client.close()
@@ -193,13 +193,13 @@ def test_what_it_alone_has_is_put_away_and_it_reads(scene: Scene) -> None:
     usage = LostFound(scene.state).usage()
     assert usage.count == len(ALONE) + 3
     # It may take over again, and be replaced again.
-    schema.promote(scene.mount.client, "db", "w", accept_loss=True, rng=random.Random(2))
+    node_table.promote(scene.mount.client, "db", "w", accept_loss=True, rng=random.Random(2))
     writer = scene.write("w")
     sealed(scene.state, writer, b"second life", b"again")
     send(writer)
     writer.close()
     scene.read("third").close()
-    schema.promote(scene.mount.client, "db", "third", accept_loss=True, rng=random.Random(3))
+    node_table.promote(scene.mount.client, "db", "third", accept_loss=True, rng=random.Random(3))
     scene.write("third").close()
     assert scene.demote()
     assert scene.found()["files/second life"] == b"again"

@@ -12,7 +12,7 @@ import trio
 from memfs.content.file_syncs import REFUSED_SETTING
 from memfs.errors import MetadataError, UnconfirmedError, UsageError
 from memfs.exit_codes import ExitCode
-from memfs.metadata.shared import schema
+from memfs.metadata.shared import node_table
 from memfs.metadata.shared.engine import SharedEngine
 from memfs.metadata.shared.writer import EPOCH_STEP_MAX
 from memfs.metadata.sqlite.lease import FIRST_READER_ID
@@ -50,7 +50,7 @@ class Killed(BaseException):
 
 @pytest.fixture
 def scene(tmp_path: Path, postgres: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
-    monkeypatch.setattr(schema, "SILENT_S", 0.0)
+    monkeypatch.setattr(node_table, "SILENT_S", 0.0)
     mount = MountDatabase(postgres)
     made = Scene(tmp_path, mount)
     yield made
@@ -113,7 +113,7 @@ def test_a_reader_writes_on_where_the_writer_has_ended(scene: Scene) -> None:
     compare(engine, scene)
     assert engine.state_id == identity
     engine.close()
-    nodes = schema.list_nodes(scene.mount.client, "db")
+    nodes = node_table.list_nodes(scene.mount.client, "db")
     assert [each[:3] for each in nodes] == [("r", "writer", "live"), ("other", "reader", "live")]
 
 
@@ -164,7 +164,7 @@ def test_a_writer_that_is_heard_of_is_not_replaced(
     monkeypatch.undo()
     scene.read("r").close()
     with pytest.raises(UsageError, match="unmount it there first") as caught:
-        schema.promote(scene.mount.client, "db", "r", accept_loss=True, rng=random.Random(1))
+        node_table.promote(scene.mount.client, "db", "r", accept_loss=True, rng=random.Random(1))
     assert caught.value.exit_code == ExitCode.BUSY
     run(make_file(scene.writer, b"f"))
     send(scene.writer)
@@ -325,24 +325,24 @@ def test_a_writer_that_has_ended_in_order_is_not_waited_for(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Until it begins again, or if its changes did not come to the database."""
-    monkeypatch.setattr(schema, "SILENT_S", 1e6)
+    monkeypatch.setattr(node_table, "SILENT_S", 1e6)
     client = scene.mount.client
     scene.read("r").close()
 
     def refuse() -> None:
-        [writer, _] = schema.list_nodes(client, "db")
+        [writer, _] = node_table.list_nodes(client, "db")
         assert not writer.has_ended
         with pytest.raises(UsageError, match="unmount it there first"):
             scene.promote("r")
 
     refuse()
     scene.writer.close()
-    [writer, reader] = schema.list_nodes(client, "db")
+    [writer, reader] = node_table.list_nodes(client, "db")
     assert (writer.has_ended, reader.has_ended) == (True, False)
     scene.writer = scene.write("w")
     refuse()
     scene.writer.close()
-    schema.await_silence(client, "db", pytest.fail)
+    node_table.await_silence(client, "db", pytest.fail)
     scene.promote("r")
     scene.write("r").close()
 

@@ -16,7 +16,7 @@ from memfs.metadata.shared import bodies, filling, instant
 from memfs.metadata.shared.applying import Applying
 from memfs.metadata.shared.client import Client
 from memfs.metadata.shared.filling import fill, is_filled
-from memfs.metadata.shared.schema import NODE, READ_LOG, join_reader
+from memfs.metadata.shared.node_table import NODE, READ_LOG, join_reader
 from memfs.metadata.shared.tables import TABLES, local_row, stored_row
 from memfs.moves.faults import FILL_POINTS
 from memfs.query.parsing import parse

@@ -28,11 +28,11 @@ from memfs.metadata.records import (
     FormReplacement,
     NewInode,
 )
-from memfs.metadata.shared import schema
+from memfs.metadata.shared import node_table, schema
 from memfs.metadata.shared.address import Address
 from memfs.metadata.shared.client import Client
 from memfs.metadata.shared.instant import Instant
-from memfs.metadata.shared.schema import NodeRow
+from memfs.metadata.shared.node_table import NodeRow
 from memfs.metadata.shared.statements import SHARED, translate
 from memfs.metadata.shared.tables import TABLES
 from memfs.metadata.shared.touched import Touched
@@ -91,7 +91,7 @@ class ReplayedSite(SqliteSite):
         engine = super()._open()
         if self._recorder is None:
             rows = ((table, self._ask(table.select_local)) for table in TABLES)
-            schema.join(self.client, "the database", ME, rows)
+            node_table.join(self.client, "the database", ME, rows)
         self._recorder = Bodies()
         self._sqlite._database.follow(self._recorder)
         return engine

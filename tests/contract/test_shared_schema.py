@@ -11,19 +11,12 @@ import pytest
 
 from memfs.errors import DatabaseError, UsageError
 from memfs.exit_codes import ExitCode
-from memfs.metadata.shared import schema
+from memfs.metadata.shared import node_table
 from memfs.metadata.shared.address import Address
 from memfs.metadata.shared.client import Client
 from memfs.metadata.shared.node_file import Role
-from memfs.metadata.shared.schema import (
-    FORMAT_NUMBER,
-    NODE,
-    Mount,
-    NodeRow,
-    NodeState,
-    check,
-    create,
-)
+from memfs.metadata.shared.node_table import NODE, NodeRow, NodeState
+from memfs.metadata.shared.schema import FORMAT_NUMBER, Mount, check, create
 from memfs.metadata.shared.tables import TABLES, stored_row
 from memfs.metadata.sqlite.creation import create_tables
 from memfs.types import ROOT_INODE
@@ -93,7 +86,7 @@ def test_a_mount_is_made_with_all_its_tables(client: Client) -> None:
     assert _tables_in(client) == {"mount", "node", "change", *(table.name for table in TABLES)}
     assert check(client, "the database", STORE) == made
     assert check(client, "the database", STORE + "/") == made
-    assert schema.find_writer(client) is None
+    assert node_table.find_writer(client) is None
 
 
 def test_another_mount_has_another_identity(postgres: Database, client: Client) -> None:
@@ -114,7 +107,7 @@ def test_a_used_database_is_refused(client: Client) -> None:
     with pytest.raises(UsageError, match="has a mount already, with the object store s3://bucket"):
         _create(client, "s3://bucket/other")
     assert check(client, "the database", STORE) == made
-    assert schema.find_writer(client) is None
+    assert node_table.find_writer(client) is None
 
 
 @pytest.mark.parametrize(
@@ -193,7 +186,7 @@ def test_a_role_gets_what_a_mount_needs_and_no_more(
         made = _create(connect(), role="a guest")
         client = connect(postgres.server.url(postgres.name, "a%20guest"))
         assert check(client, "the database", STORE) == made
-        node = schema.join(client, "the database", ME, _rows_of(local))
+        node = node_table.join(client, "the database", ME, _rows_of(local))
         assert (node.number, node.name, node.seq) == (NODE, "here", 0)
         client.query("insert into change values (1, 1, now(), '')")
         client.query("delete from change")
@@ -301,7 +294,7 @@ def test_a_state_directory_joins_once_with_its_rows(
 ) -> None:
     """The root directory and what a new state has; what is one node's alone stays there."""
     _create(client)
-    node = schema.join(client, "the database", ME, _rows_of(local))
+    node = node_table.join(client, "the database", ME, _rows_of(local))
     assert node == ME._replace(number=NODE)
     for table, rows in _rows_of(local):
         assert sorted(client.query(table.select_shared)) == sorted(map(stored_row, rows))
@@ -310,21 +303,21 @@ def test_a_state_directory_joins_once_with_its_rows(
     assert client.query("select name from setting") == [(b"a",)]
     client.query("update node set epoch = 7, seq = 3")
     client.query("delete from setting")
-    again = schema.join(client, "the database", ME._replace(name="moved"), _rows_of(local))
+    again = node_table.join(client, "the database", ME._replace(name="moved"), _rows_of(local))
     assert again == NodeRow(NODE, "here", ME.state_id, 7, 3, "9.9")
     assert client.query("select count(*) from setting") == [(0,)]
-    schema.come_back(client, "the database", again, "moved", ME.version)
-    assert schema.find_writer(client) == again._replace(name="moved")
+    node_table.come_back(client, "the database", again, "moved", ME.version)
+    assert node_table.find_writer(client) == again._replace(name="moved")
 
 
 def test_another_state_directory_is_refused(client: Client, local: sqlite3.Connection) -> None:
     """It would answer from tables of its own, and mix its changes with the other one's."""
     _create(client)
-    schema.join(client, "the database", ME, _rows_of(local))
+    node_table.join(client, "the database", ME, _rows_of(local))
     other = ME._replace(name="there", state_id=b"o" * 16)
     with pytest.raises(UsageError, match="written by node here, whose state directory is another"):
-        schema.join(client, "the database", other, _rows_of(local))
-    assert schema.find_writer(client) == ME._replace(number=NODE)
+        node_table.join(client, "the database", other, _rows_of(local))
+    assert node_table.find_writer(client) == ME._replace(number=NODE)
 
 
 def test_of_two_that_join_at_once_one_is_refused(
@@ -338,14 +331,14 @@ def test_of_two_that_join_at_once_one_is_refused(
     def attempt(at: int) -> NodeRow | UsageError:
         node = ME._replace(state_id=bytes([at] * 16))
         try:
-            return schema.join(clients[at], "the database", node, rows)
+            return node_table.join(clients[at], "the database", node, rows)
         except UsageError as error:
             return error
 
     with ThreadPoolExecutor(2) as pool:
         outcomes = list(pool.map(attempt, range(2)))
     [joined] = [each for each in outcomes if isinstance(each, NodeRow)]
-    assert schema.find_writer(clients[0]) == joined
+    assert node_table.find_writer(clients[0]) == joined
     assert client_count(clients[0], "inode") == 1
 
 
@@ -374,14 +367,14 @@ def test_rows_of_all_kinds_come_back_as_they_were(client: Client) -> None:
 
 # --- nodes that read -----------------------------------------------------------------------------
 def _join_reader(client: Client, name: str, number: int) -> NodeRow:
-    return schema.join_reader(client, "the database", name, bytes([number] * 16), "9.9")
+    return node_table.join_reader(client, "the database", name, bytes([number] * 16), "9.9")
 
 
 @pytest.fixture
 def written(client: Client, local: sqlite3.Connection) -> Client:
     """A mount with a node that writes, and that has made 70 changes."""
     _create(client)
-    schema.join(client, "the database", ME, _rows_of(local))
+    node_table.join(client, "the database", ME, _rows_of(local))
     client.query("update node set seq = 70")
     return client
 
@@ -393,8 +386,8 @@ def test_any_number_of_nodes_reads(written: Client) -> None:
     assert (second.number, second.name, second.applied) == (NODE + 2, "b", 70)
     written.query("update node set epoch = 5, applied = 71 where name = 'a'")
     assert _join_reader(written, "c", 0) == first._replace(epoch=5, applied=71)
-    assert [node.name for node in schema.find_nodes(written)] == ["here", "c", "b"]
-    writer = schema.find_writer(written)
+    assert [node.name for node in node_table.find_nodes(written)] == ["here", "c", "b"]
+    writer = node_table.find_writer(written)
     assert writer is not None
     assert (writer.name, writer.role) == ("here", Role.WRITER)
 
@@ -406,7 +399,7 @@ def test_a_node_whose_changes_are_gone_is_told_so_once(written: Client, state: N
     written.query("update node set state = $1::text where role = 'reader'", (state,))
     written.query("update node set seq = 90 where role = 'writer'")
     assert _join_reader(written, "a", 0) == before._replace(state=state)
-    assert schema.find_nodes(written)[1] == before._replace(applied=90)
+    assert node_table.find_nodes(written)[1] == before._replace(applied=90)
 
 
 def test_nobody_reads_what_nobody_has_written(client: Client) -> None:
@@ -415,17 +408,17 @@ def test_nobody_reads_what_nobody_has_written(client: Client) -> None:
     with pytest.raises(UsageError, match="has no node that writes: mount it there first") as caught:
         _join_reader(client, "a", 0)
     assert caught.value.exit_code == ExitCode.NO_ANSWER
-    assert schema.find_nodes(client) == []
+    assert node_table.find_nodes(client) == []
 
 
 def test_a_state_directory_keeps_its_role(written: Client, local: sqlite3.Connection) -> None:
     """One that writes has files that no object store has, and one that reads has not all."""
     with pytest.raises(UsageError, match=r'node here, which writes: write role = "writer"') as one:
-        schema.join_reader(written, "the database", "a", ME.state_id, "9.9")
+        node_table.join_reader(written, "the database", "a", ME.state_id, "9.9")
     _join_reader(written, "a", 0)
     reader = ME._replace(state_id=bytes(16))
     with pytest.raises(UsageError, match=r'node a, which reads: write role = "reader"') as other:
-        schema.join(written, "the database", reader, _rows_of(local))
+        node_table.join(written, "the database", reader, _rows_of(local))
     assert one.value.exit_code == other.value.exit_code == ExitCode.STATE_UNUSABLE
 
 
@@ -439,7 +432,7 @@ def test_a_name_belongs_to_one_live_node(written: Client) -> None:
             _join_reader(written, "a", number)
         assert caught.value.exit_code == ExitCode.STATE_IN_USE
     with pytest.raises(UsageError, match=refusal):
-        schema.come_back(written, "the database", ME._replace(number=NODE), "a", ME.version)
+        node_table.come_back(written, "the database", ME._replace(number=NODE), "a", ME.version)
     written.query("update node set state = 'behind' where name = 'a'")
     assert _join_reader(written, "a", 2).number == NODE + 3
     with pytest.raises(UsageError, match=refusal):
@@ -455,8 +448,8 @@ def test_a_name_that_nobody_can_write_is_refused(
     with pytest.raises(UsageError, match=refusal):
         _join_reader(written, name, 0)
     with pytest.raises(UsageError, match=refusal):
-        schema.join(written, "the database", ME._replace(name=name), _rows_of(local))
-    assert [node.name for node in schema.find_nodes(written)] == ["here"]
+        node_table.join(written, "the database", ME._replace(name=name), _rows_of(local))
+    assert [node.name for node in node_table.find_nodes(written)] == ["here"]
 
 
 def test_of_many_that_come_at_once_each_gets_a_row(
@@ -467,7 +460,7 @@ def test_of_many_that_come_at_once_each_gets_a_row(
     with ThreadPoolExecutor(4) as pool:
         rows = list(pool.map(lambda at: _join_reader(clients[at], f"n{at}", at), range(4)))
     assert sorted(row.number for row in rows) == [NODE + 1, NODE + 2, NODE + 3, NODE + 4]
-    assert schema.find_nodes(written)[1:] == sorted(rows)
+    assert node_table.find_nodes(written)[1:] == sorted(rows)
 
 
 def test_how_far_nodes_are_is_told(written: Client) -> None:
@@ -479,7 +472,7 @@ def test_how_far_nodes_are_is_told(written: Client) -> None:
     written.query("update node set beat = now() - interval '5 min' where name = 'b'")
     written.query("insert into change values (1, 69, now() - interval '1 day', '')")
     written.query("insert into change values (1, 70, now() - interval '1 hour', '')")
-    writer, *readers = schema.list_nodes(written, "the database")
+    writer, *readers = node_table.list_nodes(written, "the database")
     assert (writer.name, writer.role, writer.applied, writer.behind_count) == (
         *("here", Role.WRITER, 70, 0),
     )
@@ -501,14 +494,14 @@ def test_a_reader_needs_few_rights(
     try:
         owner = connect()
         _create(owner)
-        schema.join(owner, "the database", ME, _rows_of(local))
+        node_table.join(owner, "the database", ME, _rows_of(local))
         postgres.execute("grant usage on schema public to looker")
         postgres.execute("grant select on all tables in schema public to looker")
         postgres.execute("grant insert, update on node to looker")
         client = connect(postgres.server.url(postgres.name, "looker"))
         check(client, "the database", STORE)
         assert _join_reader(client, "a", 0).role == Role.READER
-        assert len(schema.list_nodes(client, "the database")) == 2
+        assert len(node_table.list_nodes(client, "the database")) == 2
         for table in TABLES:
             client.query(table.select_shared)
         with pytest.raises(DatabaseError):

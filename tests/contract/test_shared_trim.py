@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from memfs.metadata.shared import schema
+from memfs.metadata.shared import node_table
 from memfs.metadata.shared.client import Client
 from memfs.metadata.shared.engine import NodeSettings, SharedEngine
 from memfs.metadata.shared.writer import LEAVE_BEHIND, TRIM
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from tests.servers.postgresql import Database
 
-WRITER = schema.NODE
+WRITER = node_table.NODE
 HOUR_S = 3600.0
 
 
@@ -31,10 +31,10 @@ HOUR_S = 3600.0
 def mount(postgres: Database) -> Iterator[MountDatabase]:
     """A mount with nodes `a` and `b`, which read, and ten changes."""
     made = MountDatabase(postgres)
-    writer = schema.NodeRow(0, "w", bytes(16), 0, 0, "1")
-    schema.join(made.client, "the database", writer, ())
+    writer = node_table.NodeRow(0, "w", bytes(16), 0, 0, "1")
+    node_table.join(made.client, "the database", writer, ())
     for at, name in enumerate("ab", 1):
-        schema.join_reader(made.client, "the database", name, bytes([at] * 16), "1")
+        node_table.join_reader(made.client, "the database", name, bytes([at] * 16), "1")
     made.client.query("insert into change select 1, n, now(), '' from generate_series(1, 10) as n")
     made.client.query("update node set seq = 10 where role = 'writer'")
     yield made
@@ -62,7 +62,7 @@ def left(mount: MountDatabase) -> list[int]:
 
 
 def states(mount: MountDatabase) -> dict[str, str]:
-    return {node.name: node.state for node in schema.find_nodes(mount.client)}
+    return {node.name: node.state for node in node_table.find_nodes(mount.client)}
 
 
 def test_bodies_go_that_all_have(mount: MountDatabase) -> None:
@@ -113,7 +113,7 @@ def test_node_that_comes_back_needs_changes_from_now_on(mount: MountDatabase) ->
     applied(mount, a=1, b=10)
     mount.client.query("update node set state = 'behind' where name = 'a'")
     assert trim(mount, 9) == 10
-    schema.join_reader(mount.client, "the database", "a", bytes([1] * 16), "1")
+    node_table.join_reader(mount.client, "the database", "a", bytes([1] * 16), "1")
     mount.client.query("insert into change values (1, 11, now(), '')")
     applied(mount, b=11)
     assert trim(mount, 11) == 10
@@ -134,7 +134,7 @@ def test_groups_of_a_node_do_so_by_its_configuration(postgres: Database, tmp_pat
     settings = NodeSettings("w", WAIT_S, keep_changes_s=1800.0)
     engine = SharedEngine.join(tmp_path, CONFIG, mount.connector, settings, limits=SMALL)
     for at, name in enumerate("ab", 1):
-        schema.join_reader(mount.client, "the database", name, bytes([at] * 16), "1")
+        node_table.join_reader(mount.client, "the database", name, bytes([at] * 16), "1")
     mount.client.query("update node set beat = now() - interval '1 h' where name = 'a'")
     mount.client.query("update node set beat = now() + interval '1 h' where name = 'b'")
     for number in range(3):

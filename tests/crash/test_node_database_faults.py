@@ -19,7 +19,7 @@ import trio
 import trio.testing
 
 from memfs.errors import MemfsError
-from memfs.metadata.shared import schema
+from memfs.metadata.shared import node_table, schema
 from memfs.metadata.shared.address import Address
 from memfs.metadata.shared.client import Client
 from memfs.metadata.shared.connector import PostgresConnector
@@ -173,7 +173,7 @@ def _live(
         client = Client.connect(Address.parse(database.url), WAIT_S)
         with contextlib.closing(client):
             assert_same(local_tables(engine._rows), shared_tables(client))
-            node = schema.find_writer(client)
+            node = node_table.find_writer(client)
             assert node is not None
             assert node.seq == engine._outbox.number
         assert engine.check() == []

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from memfs.metadata.shared import schema
+from memfs.metadata.shared import node_table, schema
 from memfs.metadata.shared.client import Client
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from memfs.metadata.shared.address import Address
-    from memfs.metadata.shared.schema import Mount, NodeRow
+    from memfs.metadata.shared.node_table import NodeRow
+    from memfs.metadata.shared.schema import Mount
     from memfs.metadata.shared.tables import SharedTable
     from memfs.metadata.sqlite.statements import Row
 
@@ -49,24 +50,24 @@ class FirstClient:
         return schema.check(self._client, self._name, self._store)
 
     def find_nodes(self) -> list[NodeRow]:
-        """See `schema.find_nodes`."""
-        return schema.find_nodes(self._client)
+        """See `node_table.find_nodes`."""
+        return node_table.find_nodes(self._client)
 
     def find_writer(self) -> NodeRow | None:
-        """See `schema.find_writer`."""
-        return schema.find_writer(self._client)
+        """See `node_table.find_writer`."""
+        return node_table.find_writer(self._client)
 
     def come_back(self, present: NodeRow, name: str, version: str) -> None:
-        """See `schema.come_back`."""
-        schema.come_back(self._client, self._name, present, name, version)
+        """See `node_table.come_back`."""
+        node_table.come_back(self._client, self._name, present, name, version)
 
     def join(self, node: NodeRow, rows: Iterable[tuple[SharedTable, Iterable[Row]]]) -> NodeRow:
-        """See `schema.join`."""
-        return schema.join(self._client, self._name, node, rows)
+        """See `node_table.join`."""
+        return node_table.join(self._client, self._name, node, rows)
 
     def join_reader(self, name: str, state_id: bytes, version: str) -> NodeRow:
-        """See `schema.join_reader`."""
-        return schema.join_reader(self._client, self._name, name, state_id, version)
+        """See `node_table.join_reader`."""
+        return node_table.join_reader(self._client, self._name, name, state_id, version)
 
 
 class PostgresConnector:

@@ -31,7 +31,7 @@ from memfs.metadata.records import InodeFlags
 from memfs.metadata.shared.applying import INODE_AT
 from memfs.metadata.shared.joining import no_answer
 from memfs.metadata.shared.node_file import Membership, NodeFile, Role
-from memfs.metadata.shared.schema import NodeState
+from memfs.metadata.shared.node_table import NodeState
 from memfs.metadata.shared.tables import array_text
 from memfs.metadata.sqlite import statements as sqlite
 from memfs.metadata.sqlite.creation import LEASE_NAME, NO_SETTINGS, create
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from memfs.config import MetadataConfig
     from memfs.metadata.shared.joining import Connector, FirstSession
-    from memfs.metadata.shared.schema import NodeRow
+    from memfs.metadata.shared.node_table import NodeRow
     from memfs.metadata.sqlite.following import KeptEntry
     from memfs.metadata.sqlite.limits import Limits
     from memfs.metadata.sqlite.migration import Migration

@@ -34,8 +34,8 @@ from memfs.exit_codes import ExitCode
 from memfs.metadata.shared import promoting
 from memfs.metadata.shared.joining import Joining, no_answer
 from memfs.metadata.shared.node_file import NodeFile, Role
+from memfs.metadata.shared.node_table import Presence, appear
 from memfs.metadata.shared.reader_engine import ReaderEngine
-from memfs.metadata.shared.schema import Presence, appear
 from memfs.metadata.shared.statements import SHARED, translate
 from memfs.metadata.shared.writer import NOTE_END, FencedError, Writer
 from memfs.metadata.sqlite.change import Change

@@ -2,7 +2,7 @@
 
 1. The tables forget up to which change they have the writer's, durably: they do not count until the
    end (`fill.begun`). The row of the node has the database keep all changes since
-   (`schema.join_reader`).
+   (`node_table.join_reader`).
 2. Rows of the past go, in steps (`fill.emptied`): a node that was left behind has some. Raw files
    of it become garbage.
 3. One transaction reads all shared tables; what comes is committed here in steps (`fill.step`).

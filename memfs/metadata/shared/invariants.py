@@ -5,7 +5,7 @@ about the rows of nodes and of the change log. All are asked as of one instant. 
 work, on its disk where a table is long; here are the first sentences of each kind.
 
 Where bytes are is not looked at: those of a file may be on the node that writes alone
-(`schema.find_loss`).
+(`node_table.find_loss`).
 
 Invariant: a query returns no row on sound tables; nothing is changed.
 """

@@ -24,8 +24,8 @@ from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
 from memfs.metadata.shared import bodies
 from memfs.metadata.shared.node_file import Membership
+from memfs.metadata.shared.node_table import READ_LOG, NodeRow
 from memfs.metadata.shared.outbox import Outbox
-from memfs.metadata.shared.schema import READ_LOG, NodeRow
 from memfs.metadata.shared.tables import TABLES
 from memfs.metadata.shared.writer import (
     EPOCH_STEP_MAX,

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from memfs import __version__
 from memfs.errors import DatabaseError, UsageError
 from memfs.exit_codes import ExitCode
-from memfs.metadata.shared import comparing, instant, schema
+from memfs.metadata.shared import comparing, instant, node_table, schema
 from memfs.metadata.shared.comparing import (
     SHOWN_COUNT,
     Counter,
@@ -36,7 +36,7 @@ from memfs.metadata.shared.comparing import (
     differences,
 )
 from memfs.metadata.shared.node_file import Membership, NodeFile, Role
-from memfs.metadata.shared.schema import NodeState
+from memfs.metadata.shared.node_table import NodeState
 from memfs.metadata.shared.tables import TABLES, TYPES, array_text
 from memfs.metadata.sqlite.format import read_is_shared, write_format
 from memfs.metadata.store_record import SETTING, describe_store
@@ -47,7 +47,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memfs.metadata.shared.client import Client
-    from memfs.metadata.shared.schema import Mount, NodeRow
+    from memfs.metadata.shared.node_table import NodeRow
+    from memfs.metadata.shared.schema import Mount
     from memfs.metadata.shared.tables import SharedTable
     from memfs.metadata.sqlite.engine import SqliteEngine
     from memfs.metadata.sqlite.statements import Row
@@ -122,7 +123,7 @@ class MovingIn:
             StateDamagedError, MetadataError, OSError: The state directory cannot be used.
         """
         mount = schema.find_mount(self._client, self._database)
-        writer = schema.find_writer(self._client)
+        writer = node_table.find_writer(self._client)
         if self._has_moved(mount, writer):
             assert writer is not None, "looked at"
             return Moved(writer.name, 0, 0)
@@ -149,7 +150,7 @@ class MovingIn:
             )
         self._reach("move_in.compared")
         self._mark(mount)
-        if not self._client.query(_COUNT, (schema.NODE, bytes(self._engine.state_id))):
+        if not self._client.query(_COUNT, (node_table.NODE, bytes(self._engine.state_id))):
             raise UsageError(
                 f"{self._database}: the row of this node was changed meanwhile: try again",
                 ExitCode.STATE_IN_USE,
@@ -228,8 +229,8 @@ class MovingIn:
                 f"its tables have rows ({', '.join(used)}) of a mount that it does not know: make "
                 "another database, and format that"
             )
-        row = (schema.NODE, self._name, bytes(self._engine.state_id), __version__)
-        schema.check_name(self._name)
+        row = (node_table.NODE, self._name, bytes(self._engine.state_id), __version__)
+        node_table.check_name(self._name)
         try:
             self._client.query(_REGISTER, row)
         except DatabaseError as error:

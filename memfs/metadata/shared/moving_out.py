@@ -25,10 +25,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
-from memfs.metadata.shared import comparing, schema
+from memfs.metadata.shared import comparing, node_table, schema
 from memfs.metadata.shared.comparing import SHOWN_COUNT, Counter
 from memfs.metadata.shared.node_file import NodeFile, Role
-from memfs.metadata.shared.schema import AWAY_S, NodeState
+from memfs.metadata.shared.node_table import AWAY_S, NodeState
 from memfs.metadata.shared.writer import EPOCH_STEP_MAX
 from memfs.metadata.sqlite.format import read_is_shared, write_format
 from memfs.types import StateId
@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 
     from memfs.metadata.shared.client import Client
     from memfs.metadata.shared.node_file import Membership
-    from memfs.metadata.shared.schema import Mount, NodeRow
+    from memfs.metadata.shared.node_table import NodeRow
+    from memfs.metadata.shared.schema import Mount
     from memfs.metadata.sqlite.engine import SqliteEngine
 
 _LEAVE = """
@@ -108,13 +109,13 @@ class MovingOut:
             StateDamagedError, MetadataError, OSError: The state directory cannot be used.
         """
         mount = schema.find_mount(self._client, self._database)
-        writer = schema.find_writer(self._client)
+        writer = node_table.find_writer(self._client)
         known = self._file.read()
         identity = self._identity(known)
         if writer is None or writer.state_id != identity:
             raise self._refusal(f"it does not have the names of {self._state_dir}")
         readers = tuple(
-            node.name for node in schema.find_nodes(self._client) if node.role == Role.READER
+            node.name for node in node_table.find_nodes(self._client) if node.role == Role.READER
         )
         has_left = writer.state == NodeState.BEHIND and writer.epoch > 0
         if not read_is_shared(self._state_dir):
@@ -147,7 +148,7 @@ class MovingOut:
     # --- the database ----------------------------------------------------------------------------
     def _leave(self, mount: Mount, writer: NodeRow, known: Membership | None) -> int:
         """Compare all rows, and shut all nodes out; returns how many rows they are."""
-        schema.require_whole(self._database, writer)
+        node_table.require_whole(self._database, writer)
         if known is None or known.mount_id != mount.mount_id or known.role is Role.READER:
             raise self._refusal(f"{self._state_dir} is not that of the node that writes there")
         if writer.state != NodeState.LIVE or writer.epoch not in known.epochs:
@@ -184,7 +185,7 @@ class MovingOut:
         """See that no machine reads: it would go on with names that get old without a word."""
         names = [
             node.name
-            for node in schema.list_nodes(self._client, self._database)
+            for node in node_table.list_nodes(self._client, self._database)
             if node.role == Role.READER and node.heard_s < AWAY_S
         ]
         if names:

@@ -1,7 +1,7 @@
 """A node that reads becomes the one that writes, in the place of another state directory.
 
 `memfs node promote` has offered it the row of the node that writes, with an epoch that shuts the
-former one out (`schema.promote`). The next start, with `nodes.role = "writer"`, takes it:
+former one out (`node_table.promote`). The next start, with `nodes.role = "writer"`, takes it:
 
 1. The replica gets all changes, as at each start of a reader.
 2. The epoch that it is about to take is noted in the file `node` (`promote.noted`).
@@ -29,8 +29,8 @@ from memfs.errors import MetadataError, UsageError
 from memfs.exit_codes import ExitCode
 from memfs.metadata.records import Seal
 from memfs.metadata.shared.node_file import NodeFile, Role
+from memfs.metadata.shared.node_table import NodeState
 from memfs.metadata.shared.reader_engine import ReaderEngine, ReaderSettings
-from memfs.metadata.shared.schema import NodeState
 from memfs.metadata.shared.tables import BY_NAME, LOCAL_SETTINGS, array_text, local_row
 from memfs.metadata.shared.writer import EPOCH_STEP_MAX
 from memfs.metadata.sqlite.format import read_state_id
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from memfs.metadata.shared.joining import FirstSession
     from memfs.metadata.shared.node_file import Membership
-    from memfs.metadata.shared.schema import NodeRow
+    from memfs.metadata.shared.node_table import NodeRow
     from memfs.metadata.sqlite.engine import SqliteEngine
     from memfs.metadata.sqlite.following import Execute
 

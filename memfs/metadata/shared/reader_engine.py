@@ -36,7 +36,7 @@ from memfs.metadata.shared.filling import fill, is_filled
 from memfs.metadata.shared.joining import no_answer
 from memfs.metadata.shared.log import BODIES_A_TIME, READ_LOG, Log, ReaderNode
 from memfs.metadata.shared.node_file import Membership, NodeFile, Role
-from memfs.metadata.shared.schema import Presence, appear, require_whole
+from memfs.metadata.shared.node_table import Presence, appear, require_whole
 from memfs.metadata.shared.writer import EPOCH_STEP_MAX, TAKE_EPOCH
 from memfs.metadata.sqlite.creation import NO_SETTINGS
 from memfs.metadata.sqlite.format import read_format, write_format
@@ -48,7 +48,8 @@ if TYPE_CHECKING:
 
     from memfs.config import MetadataConfig, QueryConfig
     from memfs.metadata.shared.joining import Connector, FirstSession
-    from memfs.metadata.shared.schema import Mount, NodeRow
+    from memfs.metadata.shared.node_table import NodeRow
+    from memfs.metadata.shared.schema import Mount
     from memfs.metadata.sqlite.limits import Limits
     from memfs.metadata.sqlite.migration import Migration
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
-from memfs.metadata.shared import schema
+from memfs.metadata.shared import node_table
 from memfs.metadata.shared.engine import NodeSettings, SharedEngine
 from memfs.metadata.shared.reader_engine import ReaderEngine, ReaderSettings
 from memfs.types import FormKind
@@ -65,9 +65,9 @@ class Scene(Nodes):
         super().__init__(root, mount)
         self.writer = self.write("w")
 
-    def promote(self, name: str, *, accept_loss: bool = False) -> schema.Loss:
+    def promote(self, name: str, *, accept_loss: bool = False) -> node_table.Loss:
         """Offer the writer's place to a node."""
-        return schema.promote(
+        return node_table.promote(
             self.mount.client, "db", name, accept_loss=accept_loss, rng=random.Random(1)
         )
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memfs.metadata.shared.client import Client
-    from memfs.metadata.shared.schema import NodeReport
+    from memfs.metadata.shared.node_table import NodeReport
 
 _CONFIG = click.option(
     "-c", "--config", type=GivenPath(), metavar="FILE", help="TOML file that has metadata.url."
@@ -53,10 +53,10 @@ def list_nodes(url: str | None, config: Path | None, as_json: bool) -> None:
     kept. It is `behind` when it was away for longer than nodes.keep_changes, and `left` when
     somebody has removed it: it then copies all names anew at its next mount.
     """  # noqa: D301 - \b is for click: keep the lines below as they are
-    from memfs.metadata.shared import schema
+    from memfs.metadata.shared import node_table
 
     with _connected(url, config) as (client, name):
-        found = schema.list_nodes(client, name)
+        found = node_table.list_nodes(client, name)
     if as_json:
         tell_json([each._asdict() for each in found])
         return
@@ -84,10 +84,10 @@ def forget(name: str, url: str | None, config: Path | None) -> None:
     taken. Nothing is lost: should it come back after all, it copies all names anew. One that is
     mounted is refused, and so is the one that writes.
     """  # noqa: D301 - \b is for click: keep the lines below as they are
-    from memfs.metadata.shared import schema
+    from memfs.metadata.shared import node_table
 
     with _connected(url, config) as (client, database):
-        schema.forget(client, database, name)
+        node_table.forget(client, database, name)
     tell(f"{name}: removed from {database}")
 
 
@@ -120,11 +120,11 @@ def promote(
     \b
     memfs barrier --level remote /mnt/data
     """  # noqa: D301 - \b is for click: keep the lines below as they are
-    from memfs.metadata.shared import schema
+    from memfs.metadata.shared import node_table
 
     with _connected(url, config) as (client, database):
-        schema.await_silence(client, database, complain)
-        loss = schema.promote(
+        node_table.await_silence(client, database, complain)
+        loss = node_table.promote(
             client, database, name, accept_loss=accept_loss, rng=random.SystemRandom()
         )
     if as_json:
@@ -160,13 +160,13 @@ def check(url: str | None, config: Path | None, as_json: bool) -> None:
 
     Exits with 0 if all is well, and 1 if not. `memfs fsck` compares a machine with these tables.
     """  # noqa: D301 - \b is for click: keep the lines below as they are
-    from memfs.metadata.shared import invariants, schema
+    from memfs.metadata.shared import invariants, node_table, schema
     from memfs_tools.display import progress_bar
 
     with _connected(url, config) as (client, database):
         schema.find_mount(client, database)
-        if (writer := schema.find_writer(client)) is not None:
-            schema.require_whole(database, writer)
+        if (writer := node_table.find_writer(client)) is not None:
+            node_table.require_whole(database, writer)
         with progress_bar(hidden=as_json) as show:
             damage = invariants.find_damage(client, show)
     if as_json:
@@ -200,7 +200,7 @@ def export(directory: Path, url: str | None, config: Path | None, as_json: bool)
     `traces` (pyarrow). For a mount that comes back from the object store there is
     `memfs snapshot export`.
     """  # noqa: D301 - \b is for click: keep the lines below as they are
-    from memfs.metadata.shared import schema
+    from memfs.metadata.shared import node_table, schema
     from memfs_tools.display import progress_bar
 
     try:
@@ -212,8 +212,8 @@ def export(directory: Path, url: str | None, config: Path | None, as_json: bool)
     parquet_tables.require_empty(directory)
     with _connected(url, config) as (client, database):
         schema.find_mount(client, database)
-        if (writer := schema.find_writer(client)) is not None:
-            schema.require_whole(database, writer)
+        if (writer := node_table.find_writer(client)) is not None:
+            node_table.require_whole(database, writer)
         with progress_bar(hidden=as_json) as show:
             counts = parquet_tables.write_tables(
                 client, directory, lambda table, count: show(table, count, 0)
