@@ -11,7 +11,6 @@ import contextlib
 import fcntl
 import os
 import re
-import select
 import shutil
 import signal
 import subprocess
@@ -19,6 +18,8 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
+
+from memfs.linux.readiness import await_ready
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -117,8 +118,7 @@ def kill_and_wait(pid: int, limit_s: float = 60.0) -> None:
     pidfd = os.pidfd_open(pid)
     try:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        readable, _, _ = select.select([pidfd], [], [], limit_s)
-        assert readable, f"process {pid} outlived SIGKILL by {limit_s:.0f} s"
+        assert await_ready([pidfd], limit_s), f"process {pid} outlived SIGKILL by {limit_s:.0f} s"
     finally:
         os.close(pidfd)
 

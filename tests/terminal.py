@@ -9,7 +9,6 @@ import contextlib
 import fcntl
 import os
 import pty
-import select
 import signal
 import struct
 import subprocess
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Self
 
 import pyte
 
+from memfs.linux.readiness import await_ready
 from tests.waiting import WAIT_S
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class Terminal:
         )
 
     def _read(self) -> bool:
-        if not select.select([self._ours], [], [], _POLL_S)[0]:
+        if not await_ready([self._ours], _POLL_S):
             return False
         data = os.read(self._ours, _READ_BYTES)
         self.output += data

@@ -13,13 +13,13 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import os
-import select
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from memfs.linux.readiness import await_ready
 from tests import scratch
 
 if TYPE_CHECKING:
@@ -101,8 +101,7 @@ def watch(roots: list[Path], break_after_s: float, kill_after_s: float) -> None:
     ahead: list[tuple[float, Callable[[], None]]] = []
     wait_s = None
     while True:
-        readable, _, _ = select.select([0], [], [], wait_s)
-        if readable:
+        if await_ready([0], wait_s):
             told = os.read(0, 4096)
             if not told:
                 return

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import select
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
 from memfs.backoff import Backoff
 from memfs.errors import MemfsError, PeerError, StaleInodeError
+from memfs.linux.readiness import await_ready
 from memfs.peers.identity import client_context
 from memfs.peers.protocol import (
     CHUNK_BYTES_MAX,
@@ -201,7 +201,7 @@ class PeerClient:
         while self._idle:
             connection = self._idle.pop()
             # Nothing comes that was not asked for, but its end.
-            if not select.select([connection.socket], (), (), 0)[0]:
+            if not await_ready([connection.socket.fileno()], 0):
                 return connection
             connection.socket.close()
         return None

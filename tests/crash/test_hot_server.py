@@ -14,6 +14,7 @@ import pytest
 
 from memfs.control.client import call
 from memfs.hot.protocol import send
+from memfs.linux.readiness import await_ready
 from tests import scratch
 from tests.processes import holding
 from tests.tiers.tensors import HOT, Attached, bytes_of, safetensors_of, tensors, ticket_of
@@ -236,6 +237,4 @@ def test_a_daemon_that_goes_while_its_server_starts_is_no_defect(
 
 
 def _is_alive(process_fd: int) -> bool:
-    import select
-
-    return not select.select([process_fd], [], [], 0)[0]
+    return not await_ready([process_fd], 0)

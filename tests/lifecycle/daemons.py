@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import select
 import signal
 import socket
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+from memfs.linux.readiness import await_ready
 from tests.warm import COMMAND_TIMEOUT_S, run_warm
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def kill(mount: Mount) -> None:
     process_fd = os.pidfd_open(pid)
     try:
         signal.pidfd_send_signal(process_fd, signal.SIGKILL)
-        assert select.select([process_fd], [], [], END_S)[0]
+        assert await_ready([process_fd], END_S)
     finally:
         os.close(process_fd)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 import signal
 import struct
 import subprocess
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from memfs.linux.readiness import await_ready
 from memfs_daemon.capabilities import as_markdown
 from tests.outcomes import error_of
 from tests.posix import calls
@@ -138,8 +138,7 @@ print("moved", flush=True)
 
 def _reads_within(program: subprocess.Popen[bytes], limit_s: float) -> bool:
     assert program.stdout is not None
-    readable, _, _ = select.select([program.stdout], [], [], limit_s)
-    return bool(readable)
+    return bool(await_ready([program.stdout.fileno()], limit_s))
 
 
 def test_the_reference_shows_the_table(request: pytest.FixtureRequest) -> None:

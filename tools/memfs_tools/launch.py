@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
+from memfs.linux.readiness import await_ready
 from memfs_tools.terminal import complain
 
 if TYPE_CHECKING:
@@ -93,8 +93,6 @@ def _wait(fd: int, start_s_max: float) -> bytes | None:
     Lines that tell of progress are shown, and give it as much time again.
     """
     received = b""
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
     deadline_s = time.monotonic() + start_s_max
     while len(received) < _ANSWER_BYTES_MAX:
         line, newline, rest = received.partition(b"\n")
@@ -106,7 +104,7 @@ def _wait(fd: int, start_s_max: float) -> bytes | None:
             received, deadline_s = rest, time.monotonic() + start_s_max
             continue
         remaining_s = deadline_s - time.monotonic()
-        if remaining_s <= 0 or not poll.poll(remaining_s * 1000):
+        if remaining_s <= 0 or not await_ready([fd], remaining_s):
             return None
         chunk = os.read(fd, _ANSWER_BYTES_MAX)
         if not chunk:

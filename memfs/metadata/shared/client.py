@@ -29,9 +29,10 @@ from psycopg import Error as LibpqError
 from psycopg import pq
 
 from memfs.errors import DatabaseError, DisconnectedError
+from memfs.linux.readiness import await_ready
 from memfs.metadata.shared import values
 from memfs.metadata.shared.address import one_line
-from memfs.metadata.shared.connecting import NotConnectedError, connect_by, poll_socket
+from memfs.metadata.shared.connecting import NotConnectedError, connect_by
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
@@ -288,7 +289,7 @@ class Client:
                 raise self._silent(timeout_s)
             events = select.POLLIN | (select.POLLOUT if wanted is _Wait.BOTH else 0)
             limit_s = min(left_s, _TLS_LOOK_S) if self._is_tls else left_s
-            poll_socket(self._connection.socket, events, limit_s)
+            await_ready([self._connection.socket], limit_s, events)
 
     def _exchange(self, calls: Sequence[_Call]) -> _Exchange:
         """Send a transaction and take what is answered; yields what it waits for."""

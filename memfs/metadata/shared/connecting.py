@@ -5,7 +5,6 @@ Invariant: what fails leaves no socket behind.
 
 from __future__ import annotations
 
-import math
 import re
 import select
 import time
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 from psycopg import Error as LibpqError
 from psycopg import pq
 
+from memfs.linux.readiness import await_ready
 from memfs.metadata.shared.address import one_line
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def connect_by(way: Way, timeout_s: float) -> PGconn:
             if left_s <= 0:
                 raise NotConnectedError(f"no answer in {max(timeout_s, 0):.1f} s")
             events = select.POLLIN if status == pq.PollingStatus.READING else select.POLLOUT
-            poll_socket(connection.socket, events, left_s)
+            await_ready([connection.socket], left_s, events)
             status = pq.PollingStatus(connection.connect_poll())
             if status == pq.PollingStatus.OK:
                 connection.nonblocking = 1
@@ -74,11 +74,3 @@ def _refusal(way: Way, text: str) -> NotConnectedError:
             "TLS: switch TLS on in the server (ssl = on)"
         )
     return NotConnectedError(text, is_without_tls="does not support SSL" in text)
-
-
-def poll_socket(fd: int, events: int, limit_s: float) -> None:
-    """Return when a socket is ready, or after so long."""
-    poll = select.poll()
-    poll.register(fd, events)
-    # Rounded up: at 0 ms this would be asked again and again.
-    poll.poll(math.ceil(limit_s * 1000))

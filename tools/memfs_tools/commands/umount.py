@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import select
 import signal
 import time
 from functools import partial
@@ -17,6 +16,7 @@ import click
 from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
 from memfs.linux.mounts import list_mounts, unmount
+from memfs.linux.readiness import await_ready
 from memfs_daemon.mount_users import (
     describe_copies,
     describe_users,
@@ -166,13 +166,7 @@ def _watching(pid: int | None) -> Iterator[int | None]:
 
 
 def _wait(process_fd: int, timeout_s: float) -> bool:
-    poll = select.poll()
-    poll.register(process_fd, select.POLLIN)
-    deadline_s = time.monotonic() + timeout_s
-    while (remaining_s := deadline_s - time.monotonic()) > 0:
-        if poll.poll(remaining_s * 1000):
-            return True
-    return False
+    return bool(await_ready([process_fd], timeout_s))
 
 
 def _unmount(served: Mount, *, lazy: bool) -> None:

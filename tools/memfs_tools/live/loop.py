@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
-import select
 import signal
 import socket
 import sys
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 from rich.live import Live
 
 from memfs.control.client import ControlError
+from memfs.linux.readiness import await_ready
 from memfs_tools.display import make_console
 from memfs_tools.live.keys import read_keys
 
@@ -130,7 +130,7 @@ def _run(
     listening = [woken] if keyboard is None else [woken, keyboard]
     while True:
         live.update(view.render(console.size.width, console.size.height), refresh=True)
-        ready, _, _ = select.select(listening, [], [])
+        ready = await_ready(listening)
         if woken in ready:
             with contextlib.suppress(BlockingIOError):
                 os.read(woken, _READ_BYTES)
