@@ -178,22 +178,44 @@ class ReadingFilesystem(Filesystem):
         self, parent: InodeNo, name: bytes, caller: Caller | None = None
     ) -> Entry | None:
         """LOOKUP."""
-        entry: Entry | None = None
-        try:
-            entry = await super().lookup(parent, name, caller)
+        if caller is None:
+            entry = await super().lookup(parent, name)
             if entry is None:
                 await self._recency.see()
-                entry = await super().lookup(parent, name, caller)
-        finally:
-            if caller is not None and entry is not None:
-                self._recency.note_found(entry.inode.ino, caller)
-            elif caller is not None:
-                self._recency.note_missed(caller)
+                entry = await super().lookup(parent, name)
+        else:
+            entry = await self._lookup_walked(parent, name, caller)
         if entry is not None and entry.inode.ino in self._outdated:
             node = self._choose_node(entry.inode)
             if node != entry.inode.ino:
                 valid_s = min(entry.attributes_valid_s, UNSEALED_VALID_S)
                 entry = entry._replace(attributes_valid_s=valid_s, node=node)
+        return entry
+
+    async def _lookup_walked(self, parent: InodeNo, name: bytes, caller: Caller) -> Entry | None:
+        """LOOKUP of a thread that walks a path.
+
+        Raises:
+            StaleInodeError: A name is missing in a directory that the path leads to no longer.
+            BehindError: As `Recency.see`.
+        """
+        recency = self._recency
+        entry: Entry | None = None
+        is_over = True
+        try:
+            entry = await super().lookup(parent, name, caller)
+            if entry is None:
+                try:
+                    await recency.see_below(parent, caller)
+                except StaleInodeError:
+                    is_over = False
+                    raise
+                entry = await super().lookup(parent, name, caller)
+        finally:
+            if entry is not None:
+                recency.note_found(entry.inode.ino, caller)
+            elif is_over:
+                recency.note_missed(caller)
         return entry
 
     async def open_directory(self, caller: Caller, ino: InodeNo) -> None:

@@ -31,6 +31,7 @@ from memfs.errors import (
     WrittenElsewhereError,
 )
 from memfs.metadata.records import InodeFlags
+from memfs.types import ROOT_INODE
 from memfs.waiting import leave
 
 if TYPE_CHECKING:
@@ -239,23 +240,45 @@ class Recency:
             BehindError: As `see`.
             StaleInodeError: The path may lead elsewhere by now.
         """
-        refused = self._refused.pop(caller.pid, None)
-        is_anew = (
-            refused is not None
-            and ino in (refused.ino, refused.found)
-            and trio.current_time() <= refused.until_s
-        )
-        since = self._seen_by_walks()
-        number = await self.see()
-        if not is_anew and self._log.name_changes.lost_a_name(ino, since):
-            raise self.walk_anew(ino, caller)
+        is_anew = self._is_walked_anew(ino, caller)
+        self._refused.pop(caller.pid, None)
+        number = await self._see_walked(ino, caller, is_anew=is_anew)
         if number > self._attributes_told:
             await self._kernel_cache.wait_attributes_told()
             self._attributes_told = max(self._attributes_told, number)
         return is_anew
 
+    async def see_below(self, ino: InodeNo, caller: Caller) -> None:
+        """Do as `see` for who was led to a directory by a path, and misses a name there.
+
+        Raises:
+            BehindError: As `see`.
+            StaleInodeError: The path may lead to another directory by now.
+        """
+        is_anew = self._is_walked_anew(ino, caller)
+        if not is_anew:
+            self._refused.pop(caller.pid, None)
+        # No path leads to another root.
+        await self._see_walked(ino, caller, is_anew=is_anew or ino == ROOT_INODE)
+
+    def _is_walked_anew(self, ino: InodeNo, caller: Caller) -> bool:
+        """Return whether a thread was refused, and has come to an inode since."""
+        refused = self._refused.get(caller.pid)
+        return (
+            refused is not None
+            and ino in (refused.ino, refused.found)
+            and trio.current_time() <= refused.until_s
+        )
+
+    async def _see_walked(self, ino: InodeNo, caller: Caller, *, is_anew: bool) -> int:
+        since = self._seen_by_walks()
+        number = await self.see()
+        if not is_anew and self._log.name_changes.lost_a_name(ino, since):
+            raise self.walk_anew(ino, caller)
+        return number
+
     def walk_anew(self, ino: InodeNo, caller: Caller) -> StaleInodeError:
-        """Return the error that has the kernel walk the path of an open anew, once."""
+        """Return the error that has the kernel walk a path anew, once."""
         self._refused[caller.pid] = _Refused(ino, trio.current_time() + WALK_S_MAX)
         return StaleInodeError(f"inode {ino}: a name of it leads elsewhere by now")
 

@@ -6,6 +6,7 @@ That its tables are the writer's is seen by random histories here, and by those 
 
 from __future__ import annotations
 
+import stat
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,6 +24,7 @@ from tests.contract.engine.making import (
     make_directory,
     make_file,
     make_sealed,
+    new_directory,
     publish,
 )
 from tests.contract.engine.replica import Bodies, FollowedSite
@@ -83,22 +85,28 @@ def test_names_that_come_and_go_are_told(pair: Pair) -> None:
 
     run(writer.rename(ROOT_INODE, b"f", directory.ino, b"g", 0, NOW_NS))
     effects = pair.follow()
-    assert effects.taken == [TakenName(ROOT_INODE, b"f", inode.ino, is_directory=False)]
+    assert effects.taken == [TakenName(ROOT_INODE, b"f", inode.ino, leads_on=False)]
     assert effects.made == [(directory.ino, b"g", inode.ino)]
 
     other = run(make_sealed(writer, b"new", size=3))
     run(writer.rename(ROOT_INODE, b"new", directory.ino, b"g", 0, NOW_NS))
     effects = pair.follow()
-    assert TakenName(directory.ino, b"g", inode.ino, is_directory=False) in effects.taken
+    assert TakenName(directory.ino, b"g", inode.ino, leads_on=False) in effects.taken
     assert (directory.ino, b"g", other.ino) in effects.made
 
     run(writer.rename(ROOT_INODE, b"d", ROOT_INODE, b"e", 0, NOW_NS))
     effects = pair.follow()
-    assert effects.taken == [TakenName(ROOT_INODE, b"d", directory.ino, is_directory=True)]
+    assert effects.taken == [TakenName(ROOT_INODE, b"d", directory.ino, leads_on=True)]
+
+    new = new_directory(writer)._replace(mode=stat.S_IFLNK | 0o777, target=b"f")
+    link = run(writer.create(ROOT_INODE, b"s", new))
+    run(writer.unlink(ROOT_INODE, b"s", NOW_NS))
+    effects = pair.follow()
+    assert effects.taken == [TakenName(ROOT_INODE, b"s", link.ino, leads_on=True)]
 
     run(writer.unlink(directory.ino, b"g", NOW_NS))
     effects = pair.follow()
-    assert effects.taken == [TakenName(directory.ino, b"g", other.ino, is_directory=False)]
+    assert effects.taken == [TakenName(directory.ino, b"g", other.ino, leads_on=False)]
     assert Aspect.ATTRIBUTES in effects.changed[other.ino]
 
 

@@ -124,6 +124,49 @@ def test_files_in_directories_that_move(pair: Pair) -> None:
 
 
 @both_drivers
+def test_paths_through_symlinks_that_are_switched(pair: Pair) -> None:
+    """As releases are: `current` leads to another directory, or file, from one instant on."""
+    here, there = pair.writer.root, pair.reader.root
+    for number in range(2):
+        (here / f"v{number}").mkdir()
+        (here / f"v{number}/f").write_text(f"{number}")
+    (here / "current").symlink_to("v0")
+    (here / "file").symlink_to("v0/f")
+    pair.upload()
+    assert (there / "current/f").read_text() == (there / "file").read_text() == "0"
+    for number in range(1, 4 * ROUNDS):
+        version = f"{number % 2}"
+        for name, target in (("current", f"v{version}"), ("file", f"v{version}/f")):
+            (here / "next").symlink_to(target)
+            (here / "next").rename(here / name)
+        assert (there / "current/f").read_text() == version
+        assert (there / "file").read_text() == version
+
+
+@both_drivers
+def test_names_that_only_the_directory_has_that_is_there_now(pair: Pair) -> None:
+    """A name is missing where the path leads, and not where it led."""
+    here, there = pair.writer.root, pair.reader.root
+    for number in range(2):
+        (here / f"v{number}").mkdir()
+        (here / f"v{number}/only{number}").write_text(f"{number}")
+    (here / "current").symlink_to("v0")
+    pair.upload()
+    for number in range(1, 2 * ROUNDS):
+        (here / "next").symlink_to(f"v{number % 2}")
+        (here / "next").rename(here / "current")
+        assert (there / f"current/only{number % 2}").read_text() == f"{number % 2}"
+        assert not (there / f"current/only{(number + 1) % 2}").exists()
+    # What `v0` and `v1` lead to changes with each round.
+    for number in range(1, 2 * ROUNDS):
+        (here / "v0").rename(here / "former")
+        (here / "v1").rename(here / "v0")
+        (here / "former").rename(here / "v1")
+        assert (there / f"v0/only{number % 2}").read_text() == f"{number % 2}"
+        assert not (there / f"v0/only{(number + 1) % 2}").exists()
+
+
+@both_drivers
 def test_files_that_are_rewritten_in_place(pair: Pair) -> None:
     here, there = pair.writer.root, pair.reader.root
     for number in range(ROUNDS):

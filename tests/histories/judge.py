@@ -192,6 +192,8 @@ class Judge:
                 self._add(done, done.path, DIRECTORY, 0, end_ns)
             case Kind.MOVE:
                 self._move(done, end_ns)
+            case Kind.SWITCH:
+                self._switch(done, end_ns)
 
     def _add(
         self,
@@ -224,6 +226,18 @@ class Judge:
             if uploaded_ns is not None:
                 moved = self._registers[target]
                 moved.uploaded_ns[len(moved.versions) - 1] = uploaded_ns
+
+    def _switch(self, done: Operation, end_ns: float) -> None:
+        self._add(done, done.path, DIRECTORY, 0, end_ns)
+        for name in {**self._children[done.path], **self._children[done.target]}:
+            register = self._registers[f"{done.target}/{name}"]
+            version = register.versions[-1]
+            path = f"{done.path}/{name}"
+            self._add(done, path, version.value, version.size, end_ns)
+            uploaded_ns = register.uploaded_ns.get(len(register.versions) - 1)
+            if uploaded_ns is not None:
+                led = self._registers[path]
+                led.uploaded_ns[len(led.versions) - 1] = uploaded_ns
 
     # --- what was told ---------------------------------------------------------------------------
     def _faults_during(self, done: Operation) -> list[Operation]:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 FILES = 5
 SLOTS = 3
 """Names that a directory is moved to and fro between."""
+RELEASES = 2
+"""Directories that a symlink is switched between."""
 BYTES_MAX = 30_000
 LOOK_S = 0.05
 """Between two questions whether a file is in the store."""
@@ -131,6 +133,13 @@ class Place:
         """Rename a directory to a name that is free."""
         os.rename(path, target, src_dir_fd=self._fd, dst_dir_fd=self._fd)
 
+    def switch(self, path: str, target: str) -> None:
+        """Have a symlink lead to another directory beside it."""
+        directory, _, name = path.rpartition("/")
+        beside = f"{directory}/.new-{name}"
+        os.symlink(target.rpartition("/")[2], beside, dir_fd=self._fd)
+        os.rename(beside, path, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+
     def read(self, path: str) -> str:
         """Return which version a file has."""
         with self.opened(path, os.O_RDONLY) as fd:
@@ -172,17 +181,28 @@ class Writer:
         self._generation = 0
         self._version = 0
         self._there: set[str] = set()
-        self._slot = 0
+        self._slot = self._release = 0
 
     def begin(self) -> bool:
         """Make a new directory, with one below it that is moved; False if that failed."""
         self._generation += 1
         self._there.clear()
-        self._slot = 0
+        self._slot = self._release = 0
         return (
             self._do(Kind.MKDIR, self._home, lambda: self._place.mkdir(self._home))
             and self._do(Kind.MKDIR, self._moved, lambda: self._place.mkdir(self._moved))
             and self._put(f"{self._moved}/token", Kind.WRITE)
+            and all(map(self._make_release, range(RELEASES)))
+            and self._switch()
+        )
+
+    def _make_release(self, number: int) -> bool:
+        """Make a directory that a symlink may lead to: what is in there stays as it is."""
+        path = f"{self._home}/release-{number}"
+        return (
+            self._do(Kind.MKDIR, path, lambda: self._place.mkdir(path))
+            and self._put(f"{path}/token", Kind.WRITE)
+            and self._put(f"{path}/only-{number}", Kind.WRITE)
         )
 
     @property
@@ -204,8 +224,10 @@ class Writer:
         if chance < 0.75 and path in self._there:
             self._there.discard(path)
             return self._do(Kind.UNLINK, path, lambda: self._place.unlink(path))
-        if chance < 0.85:
+        if chance < 0.82:
             return self._move()
+        if chance < 0.88:
+            return self._switch()
         return self._await_upload(self._rng.choice([*sorted(self._there), f"{self._moved}/token"]))
 
     def _put(self, path: str, kind: Kind) -> bool:
@@ -221,6 +243,12 @@ class Writer:
         self._slot = (self._slot + self._rng.randrange(1, SLOTS)) % SLOTS
         target = self._moved
         return self._do(Kind.MOVE, path, lambda: self._place.move(path, target), target=target)
+
+    def _switch(self) -> bool:
+        path = f"{self._home}/current"
+        self._release = (self._release + 1) % RELEASES
+        target = f"{self._home}/release-{self._release}"
+        return self._do(Kind.SWITCH, path, lambda: self._place.switch(path, target), target=target)
 
     def _await_upload(self, path: str) -> bool:
         for _ in range(UPLOAD_LOOKS):
@@ -267,15 +295,21 @@ class Reader:
         # The directories that writers have left rarely change.
         home = self._rng.choice(self._homes[-4:] if self._rng.random() < 0.9 else self._homes)
         slot = f"{home}/slot-{self._rng.randrange(SLOTS)}"
+        directory = self._rng.choice((slot, f"{home}/current"))
         chance = self._rng.random()
-        path = f"{home}/file-{self._rng.randrange(FILES)}" if chance < 0.7 else f"{slot}/token"
+        if chance < 0.6:
+            path = f"{home}/file-{self._rng.randrange(FILES)}"
+        elif chance < 0.85:
+            path = f"{directory}/token"
+        else:
+            path = f"{home}/current/only-{self._rng.randrange(RELEASES)}"
         chance = self._rng.random()
         if chance < 0.6:
             done = self._recorder.do(Kind.READ, path, lambda: self._place.read(path))
         elif chance < 0.75:
             done = self._recorder.do(Kind.STAT, path, lambda: self._place.size(path))
         else:
-            return self._list(home if chance < 0.9 else slot)
+            return self._list(home if chance < 0.9 else directory)
         return done.error in ("", "ENOENT", "EBUSY", "EIO", "ESTALE")
 
     def _list(self, path: str) -> bool:

@@ -30,6 +30,8 @@ class Kind(enum.StrEnum):
     MKDIR = "mkdir"
     MOVE = "move"
     """It renamed a directory to a name that was free."""
+    SWITCH = "switch"
+    """It renamed a symlink into the place of another one: a path leads to another directory."""
     UPLOADED = "uploaded"
     """It was told that the file, as it is now, is in the object store."""
     READ = "read"
@@ -47,7 +49,7 @@ class Kind(enum.StrEnum):
     to the object store is lost."""
 
 
-CHANGES = frozenset({Kind.WRITE, Kind.REPLACE, Kind.UNLINK, Kind.MKDIR, Kind.MOVE})
+CHANGES = frozenset({Kind.WRITE, Kind.REPLACE, Kind.UNLINK, Kind.MKDIR, Kind.MOVE, Kind.SWITCH})
 
 FAULTS = frozenset({Kind.FAULT, Kind.CUT, Kind.TAKE_OVER})
 
@@ -72,7 +74,7 @@ class Operation(NamedTuple):
     """Name of the errno; of a change: whether it has come to be is not known. Empty: it succeeded.
     """
     target: str = ""
-    """The new path, after MOVE."""
+    """The new path, after MOVE; where a path leads, after SWITCH."""
     size: int = 0
     """Bytes that WRITE and REPLACE have written."""
     names: tuple[str, ...] = ()

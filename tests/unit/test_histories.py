@@ -43,6 +43,19 @@ def moved(begin: int, end: int, path: str, target: str, error: str = "") -> Oper
     return Operation(Kind.MOVE, "writer", "w", path, begin, end, error=error, target=target)
 
 
+def switched(begin: int, end: int, path: str, target: str) -> Operation:
+    return Operation(Kind.SWITCH, "writer", "w", path, begin, end, target=target)
+
+
+RELEASES = [
+    *(made(1, 2, "v0"), made(1, 2, "v1")),
+    *(wrote(3, 4, "a", path="v0/t"), wrote(3, 4, "b", path="v1/t")),
+    *(wrote(3, 4, "x", path="v0/x"), wrote(3, 4, "y", path="v1/y")),
+    switched(5, 6, "now", "v0"),
+]
+"""Two directories, and a symlink to the first one."""
+
+
 def read(begin: int, end: int, value: str, path: str = "f", node: str = "reader") -> Operation:
     return Operation(Kind.READ, node, f"r-{node}", path, begin, end, value)
 
@@ -99,6 +112,12 @@ ALLOWED: dict[str, Sequence[Operation]] = {
         listed(6, 7, "d", "e"), listed(6, 8), listed(10, 11, "e"), listed(12, 13, "f", path="e"),
         read(14, 15, "a", path="e/f"), missed(16, 17, "d/f"),
         Operation(Kind.LIST, "reader", "r", "d", 18, 19, error=ABSENT),
+    ],
+    "a path through a symlink that is switched": [
+        *RELEASES, read(7, 8, "a", path="now/t"), switched(9, 12, "now", "v1"),
+        read(10, 11, "a", path="now/t"), missed(10, 11, "now/y"), read(10, 14, "b", path="now/t"),
+        read(15, 16, "y", path="now/y"), missed(15, 16, "now/x"),
+        listed(15, 16, "t", "y", path="now"), listed(15, 16, "v0", "v1", "now"),
     ],
     "names of files that are not in place yet": [listed(1, 2, ".new-f")],
     "a size that lags": [
@@ -221,6 +240,14 @@ FORBIDDEN: dict[str, tuple[Sequence[Operation], str]] = {
     "one of a change": (
         [wrote(1, 2, "a"), fault(3, 9, Kind.CUT), wrote(4, 5, "bb", error="EROFS")],
         "no such error is promised",
+    ),
+    "what a symlink led to before": (
+        [*RELEASES, switched(9, 12, "now", "v1"), read(13, 14, "a", path="now/t")],
+        "0.000 ms after it was replaced",
+    ),
+    "a name that only the directory lacks that it led to before": (
+        [*RELEASES, switched(9, 12, "now", "v1"), missed(13, 14, "now/y")],
+        "version 1, was made or told before",
     ),
     "an operation without an end": (
         [wrote(1, 2, "a"), fault(3, 99, Kind.CUT), failed(4, 55, "EIO")],

@@ -386,9 +386,9 @@ async def test_cancelled_barriers_leave_the_others_alone(
     assert len(done) == 10
 
 
-def _taken(ino: int, *, is_directory: bool = False) -> Effects:
+def _taken(ino: int, *, leads_on: bool = False) -> Effects:
     effects = Effects()
-    effects.taken.append(TakenName(InodeNo(1), b"n", InodeNo(ino), is_directory))
+    effects.taken.append(TakenName(InodeNo(1), b"n", InodeNo(ino), leads_on))
     return effects
 
 
@@ -401,7 +401,7 @@ def test_an_inode_that_lost_a_name_is_known_by_the_change(monkeypatch: pytest.Mo
     assert lost(2)
     assert not lost(3)
     # A path below a directory that has moved leads elsewhere, whatever it led to.
-    changes.note(8, _taken(7, is_directory=True))
+    changes.note(8, _taken(7, leads_on=True))
     assert lost(7)
     assert not lost(8)
     # What was forgotten is taken for lost.

@@ -190,7 +190,7 @@ def test_an_opened_directory_may_have_moved(reader: Reader) -> None:
     entry = reader.world.request(
         reader.world.filesystem.make_directory(Thread(), ROOT_INODE, b"d", 0o755)
     )
-    reader.commit(lambda: taken(entry.inode.ino, b"d", is_directory=True))
+    reader.commit(lambda: taken(entry.inode.ino, b"d", leads_on=True))
     for code in (errno.ESTALE, 0):
         request = reader.filesystem.open_directory(Thread(), entry.inode.ino)
         if code:

@@ -77,6 +77,14 @@ class Node:
             return True
         return False
 
+    async def misses_elsewhere(self, directory: InodeNo, pid: int = 100) -> bool:
+        """Return whether who misses a name in a directory is to walk anew."""
+        try:
+            await self.recency.see_below(directory, Thread(pid))
+        except StaleInodeError:
+            return True
+        return False
+
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         async with trio.open_nursery() as nursery:
@@ -148,8 +156,35 @@ async def test_a_walk_that_has_ended_is_not_taken_for_the_next_one(
 async def test_names_of_other_files_refuse_nobody_and_directories_all(node: Node) -> None:
     node.log.commit(taken(OTHER))
     assert not await node.is_refused()
-    node.log.commit(taken(DIRECTORY, is_directory=True))
+    node.log.commit(taken(DIRECTORY, leads_on=True))
     assert await node.is_refused()
+
+
+async def test_a_name_is_missed_where_the_path_leads_now(node: Node) -> None:
+    """And each thread is refused once for it."""
+    node.log.commit(taken(DIRECTORY, leads_on=True))
+    assert await node.misses_elsewhere(OTHER, pid=1)
+    assert await node.misses_elsewhere(OTHER, pid=2)
+    # The walk anew comes to the same directory, or by names that it looks up to another one.
+    assert not await node.misses_elsewhere(OTHER, pid=1)
+    node.recency.note_found(FILE, Thread(2))
+    assert not await node.misses_elsewhere(FILE, pid=2)
+
+
+async def test_a_walk_anew_that_finds_a_name_late_goes_on(node: Node) -> None:
+    """It may wait for a name, and then open what that leads to: it is refused no second time."""
+    node.log.commit(taken(DIRECTORY, leads_on=True))
+    assert await node.misses_elsewhere(DIRECTORY)
+    node.log.commit(taken(OTHER, leads_on=True))
+    assert not await node.misses_elsewhere(DIRECTORY)
+    node.recency.note_found(FILE, Thread())
+    assert not await node.is_refused(FILE)
+    assert await node.is_refused(FILE)
+
+
+async def test_a_name_that_is_missing_in_the_root_is_missing(node: Node) -> None:
+    node.log.commit(taken(DIRECTORY, leads_on=True))
+    assert not await node.misses_elsewhere(ROOT_INODE)
 
 
 async def test_the_grace_of_a_walk_under_way(

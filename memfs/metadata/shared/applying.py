@@ -14,6 +14,7 @@ that nodes share are the writer's, else the reader is refused further use (`Corr
 from __future__ import annotations
 
 import enum
+import stat
 from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.errors import CorruptDataError, ReadOnlyNodeError
@@ -29,7 +30,6 @@ from memfs.metadata.sqlite.rows import (
     LOGICAL_BYTES,
     REMOTE_BYTES,
     REMOTE_COUNT,
-    is_directory,
 )
 from memfs.types import NO_RAW, InodeNo
 
@@ -109,7 +109,13 @@ class TakenName(NamedTuple):
     name: bytes
     ino: InodeNo
     """What it led to."""
-    is_directory: bool
+    leads_on: bool
+    """It is a directory or a symlink: a path may go on beyond it."""
+
+
+def leads_on(mode: int) -> bool:
+    """Return whether a path may go on beyond an inode of this mode."""
+    return stat.S_ISDIR(mode) or stat.S_ISLNK(mode)
 
 
 class Effects:
@@ -335,7 +341,7 @@ class Applying(SqliteEngine):
                 f"the writer has changed name {cookie} of inode {parent}, which this node lacks"
             )
         name, ino = row
-        return TakenName(InodeNo(parent), name, ino, is_directory(self._inode_there(ino)))
+        return TakenName(InodeNo(parent), name, ino, leads_on(self._inode_there(ino).mode))
 
     def _follow_insert_dentry(self, parameters: Row) -> None:
         parent, _cookie, name, ino = parameters

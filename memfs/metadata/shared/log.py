@@ -120,16 +120,16 @@ class NameChanges:
         self._taken: collections.OrderedDict[InodeNo, int] = collections.OrderedDict()
         self._forgotten = 0
         """The last change of which something was forgotten."""
-        self._directory_taken = 0
-        """The last change that removed, moved or replaced a directory."""
+        self._way_taken = 0
+        """The last change that removed, moved or replaced a directory or a symlink."""
 
     def note(self, number: int, effects: Effects) -> None:
         """Note what changes up to a number have taken."""
         for taken in effects.taken:
             self._taken[taken.ino] = number
             self._taken.move_to_end(taken.ino)
-            if taken.is_directory:
-                self._directory_taken = number
+            if taken.leads_on:
+                self._way_taken = number
         while len(self._taken) > TAKEN_COUNT_MAX:
             _, self._forgotten = self._taken.popitem(last=False)
 
@@ -140,7 +140,7 @@ class NameChanges:
             ino: What it led to.
             since: The last change that who walked the path has seen.
         """
-        return max(self._directory_taken, self._forgotten, self._taken.get(ino, 0)) > since
+        return max(self._way_taken, self._forgotten, self._taken.get(ino, 0)) > since
 
 
 class Log:

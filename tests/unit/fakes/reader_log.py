@@ -83,8 +83,8 @@ class StandInLog:
         return LogReport("me", "db", "first", True, self.applied, self.applied, None, None, False)
 
 
-def taken(ino: InodeNo, name: bytes = b"name", *, is_directory: bool = False) -> Effects:
+def taken(ino: InodeNo, name: bytes = b"name", *, leads_on: bool = False) -> Effects:
     """Return what it means that a name in the root was taken from an inode."""
     effects = Effects()
-    effects.taken.append(TakenName(ROOT_INODE, name, ino, is_directory))
+    effects.taken.append(TakenName(ROOT_INODE, name, ino, leads_on))
     return effects
