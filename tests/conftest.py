@@ -21,6 +21,7 @@ import hypothesis
 import pytest
 
 from tests import scratch
+from tests.descriptors import LeftOpenError, check_open
 from tests.mounting import UNDISTURBED, Mount
 from tests.posix.capabilities import CAPABILITIES, DIRECTORY, KERNEL, LOCAL, PYFUSE3, SERVED
 from tests.servers.process import READY
@@ -59,6 +60,7 @@ DISK = Path("/tmp")
 
 _WATCHDOG = pytest.StashKey[Watchdog]()
 _LIMIT_S = pytest.StashKey[float]()
+_OPEN_COUNT = pytest.StashKey[int]()
 
 _NO_PASSTHROUGH = "[mount]\npassthrough = false\n"
 
@@ -121,6 +123,20 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
             # Parametrized tests share it, and the first of them has wrapped it.
             hypothesis.inner_test = with_limit(hypothesis.inner_test, limit_s)
     return (yield)
+
+
+@pytest.hookimpl(tryfirst=True, wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
+    result = yield
+    counts = item.config.stash
+    before = counts.get(_OPEN_COUNT, 0)
+    try:
+        counts[_OPEN_COUNT] = check_open(before)
+    except LeftOpenError as error:
+        # The next one is not to blame.
+        counts[_OPEN_COUNT] = error.count
+        raise
+    return result
 
 
 @pytest.hookimpl(wrapper=True)

@@ -44,7 +44,8 @@ class Life:
         self.database = FakeDatabase()
         self.committed: list[bytes] = []
         """Names of files whose change is in the journal, in order."""
-        self._engine: SharedEngine | None = None
+        self._engines: list[SharedEngine] = []
+        """Those that were started, and neither closed nor let go."""
         self._countdown = 0
         self._point = ""
 
@@ -65,7 +66,7 @@ class Life:
 
     def start(self) -> SharedEngine:
         """Start the node."""
-        self._engine = SharedEngine.join(
+        engine = SharedEngine.join(
             self.state_dir,
             CONFIG,
             self.database,
@@ -75,7 +76,8 @@ class Life:
             rng=random.Random(1),
             reach=self._reach,
         )
-        return self._engine
+        self._engines.append(engine)
+        return engine
 
     def live(self) -> None:
         """Start, change something while the database answers, lose power, and do it again."""
@@ -113,10 +115,15 @@ class Life:
                 raise
             raise Killed from group
 
-    @staticmethod
-    def _abandon(engine: SharedEngine) -> None:
+    def _abandon(self, engine: SharedEngine) -> None:
+        self._engines.remove(engine)
         engine.writer.close()
         SqliteEngine.close(engine)
+
+    def end(self) -> None:
+        """Give back what a killed process would not have any more."""
+        for engine in [*self._engines]:
+            self._abandon(engine)
 
     def recover(self) -> None:
         """Start the node again, and see that it and the database have all that was committed."""
@@ -128,6 +135,7 @@ class Life:
         assert run(engine.usage()) == run(engine.recount())
         assert engine.check() == []
         self._serve(engine, (b"last",))
+        self._engines.remove(engine)
         engine.close()
         made = [
             parameters[2]
@@ -155,4 +163,6 @@ def test_killed_node_goes_on(tmp_path: Path, point: str, limits: Limits) -> None
             # It was reached less often.
             assert count > 1
             return
+        finally:
+            life.end()
     raise AssertionError("no end")
