@@ -41,6 +41,10 @@ OWN_LABEL_PREFIX = "memfs."
 COPY_S_MAX = 5.0
 """How long a call waits for copies of files that are open for writing; they go on after it."""
 
+RELEASE_S = 0.02
+"""Given once to files that seem to be open: close(2) does not wait for RELEASE, which may be on its
+way to the daemon when the program asks for a snapshot next."""
+
 HELD_A_STEP = 128
 """Kept contents that are counted before the event loop is given back: 1 ms of CPU."""
 
@@ -163,6 +167,9 @@ class SnapshotMethods:
         """
         engine = self._parts.engine
         await seal_all(self._parts.sealer)
+        if await self._open_files.find():
+            await trio.sleep(RELEASE_S)
+            await seal_all(self._parts.sealer)
         async with engine.change():
             made = await engine.create_snapshot(
                 name, self._clock(), description, labels, kept_until_ns

@@ -24,7 +24,7 @@ def await_ready(
         events: What to wait for: `select.POLLIN`, `select.POLLOUT` or both.
 
     Returns:
-        Those that are ready; none: the time is over.
+        Those that are ready; an empty list: the time is over.
     """
     poll = select.poll()
     for fd in fds:

@@ -44,7 +44,7 @@ def test_too_many_are_told_with_what_they_are() -> None:
     try:
         with pytest.raises(LeftOpenError, match=f" of {os.devnull}") as caught:
             check_open(before)
-        # Whoever comes next has left none of them.
+        # The next test has not left them open.
         assert check_open(caught.value.count) == caught.value.count
     finally:
         for fd in fds:

@@ -6,12 +6,14 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 
 from memfs.errors import AlreadyExistsError, InvalidValueError, NameTooLongError, NotFoundError
 from memfs.jobs.snapshot_removal import SnapshotRemoval
 from memfs.jobs.snapshots import (
     DESCRIPTION_LENGTH_MAX,
     LABEL_COUNT_MAX,
+    RELEASE_S,
     SnapshotMethods,
 )
 from memfs.moves.open_files import OpenFiles
@@ -59,6 +61,28 @@ def test_what_is_closed_is_sealed_first_and_what_is_open_is_counted(
     world.write(opened, 0, b"open")
     assert world.run(methods.create("first"))["open_count"] == 1
     assert world.run(world.engine.get_inode(closed.ino)).size == 6
+
+
+def test_what_was_closed_just_before_is_not_taken_for_open(
+    world: World, methods: SnapshotMethods
+) -> None:
+    """A program has closed it, and the daemon hears of that after it was asked for the snapshot."""
+    file = world.create(ROOT_INODE, b"file", 0o644, os.O_RDWR)
+    world.write(file, 0, b"content")
+
+    async def main() -> int:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(release)
+            return (await methods.create("first"))["open_count"]
+
+    async def release() -> None:
+        await trio.sleep(RELEASE_S / 2)
+        world.release(file)
+
+    assert world.run(main()) == 0
+    (snapshot,) = world.run(world.engine.list_snapshots())
+    assert world.run(world.engine.get_inode(file.ino)).size == 7
+    assert snapshot.name == "first"
 
 
 @pytest.mark.parametrize(
