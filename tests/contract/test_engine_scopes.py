@@ -259,6 +259,25 @@ async def found(
             return inos
 
 
+def test_the_root_is_found_by_who_may_not_list_it(tmp_path: Path) -> None:
+    site = SqliteSite(tmp_path)
+    world = World(site.engine)
+
+    async def exercise() -> None:
+        await world.begin()
+        await site.engine.set_attributes(ROOT_INODE, AttributeChanges(mode=0o700))
+        stranger = CALLERS[-1]
+        for filter_ in ({"$path": "*"}, {"$path": {"$in": ["d1/a", "*"]}}):
+            for limit in (1, 1000):
+                inos = await found(site.engine, parse(filter_), None, Scope(NOW, stranger), limit)
+                assert inos == [ROOT_INODE]
+        inos = await found(site.engine, parse({"$path": "d1/*"}), None, Scope(NOW, stranger))
+        assert inos == []
+
+    run(exercise())
+    site.close()
+
+
 @given(
     st.lists(CHANGES, max_size=25),
     st.lists(CHANGES, max_size=25),

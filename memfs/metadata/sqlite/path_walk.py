@@ -140,9 +140,12 @@ class PathWalk:
             InvalidValueError: The position is of no walk.
         """
         start = self._start()
-        if start is None:
-            return self._page([], None)
         found: list[InodeNo] = []
+        if after is None and not self._led.start:
+            # It may be found by who may not list it.
+            found += [row[0] for row in self._rows(self._root_text, self._root_arguments)]
+        if start is None:
+            return self._page(found, None)
         directories, cookies = [start], list[int]()
         begin = child_after = 0
         is_listed = False
@@ -155,10 +158,8 @@ class PathWalk:
                     break
                 directories.append(child)
                 cookies.append(cookie)
-        elif start == ROOT_INODE:
-            found += [row[0] for row in self._rows(self._root_text, self._root_arguments)]
-            if len(found) == limit:
-                return self._page(found, [begin])
+        elif len(found) == limit:
+            return self._page(found, [begin])
         looked_count = 0
         while True:
             if not is_listed:
