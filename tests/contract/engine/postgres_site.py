@@ -17,6 +17,7 @@ from memfs.metadata.shared.client import Client
 from memfs.metadata.shared.connector import PostgresConnector
 from memfs.metadata.shared.engine import NodeSettings, SharedEngine
 from memfs.metadata.shared.tables import TABLES
+from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.metadata.sqlite.journal import Journal
 from memfs.metadata.sqlite.journals import JOURNAL_NAMES
 from tests.contract.engine.site import BIRTH_NS, CONFIG, SMALL, SqliteSite, watch_undo_rows
@@ -131,9 +132,8 @@ class PostgresSite(SqliteSite):
     def _abandon(self) -> None:
         """End the engine without a word to the database."""
         self._shared.writer.close()
-        self._shared._is_closed = True
         with contextlib.suppress(MemfsError):
-            self._shared.close()
+            SqliteEngine.close(self._shared)
 
     def _after_crash(self) -> None:
         if self._durable_sequence is not None:
