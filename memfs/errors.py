@@ -347,6 +347,12 @@ class ReadOnlyNodeError(MetadataError):
     errno = codes.EROFS
 
 
+class FrozenError(MetadataError):
+    """A change in a frozen tree, or of the path to one."""
+
+    errno = codes.EROFS
+
+
 class BehindError(MetadataError):
     """A node that reads cannot learn what the one that writes has changed."""
 

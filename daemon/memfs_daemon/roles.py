@@ -60,6 +60,7 @@ METHODS_ON_READERS: Mapping[str, bool] = {
     "ping": True,
     "status": True,
     "pending": True,
+    "frozen": True,
     "metrics": True,
     "history": True,
     "heat": True,

@@ -5,6 +5,7 @@ Invariant: an answer is bounded work: totals are kept by their owners, lists sto
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import time
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
     from memfs.content.room import Room
     from memfs.content.sources import Sources
     from memfs.content.space import ColdSpace
-    from memfs.control.methods.mount import PingReport
+    from memfs.control.methods.mount import FrozenReport, PingReport
     from memfs.control.protocol import JsonValue
     from memfs.control.server import Handler
     from memfs.encryption.keys import KeyRing
@@ -142,7 +143,7 @@ def field_reports(engine: Engine) -> tuple[FieldIndexReport, ...]:
 
 
 class Status:
-    """Answers `ping`, `status` and `pending`."""
+    """Answers `ping`, `status`, `pending` and `frozen`."""
 
     def __init__(self, parts: StatusParts) -> None:
         self._parts = parts
@@ -150,11 +151,27 @@ class Status:
 
     def methods(self) -> Mapping[str, Handler]:
         """Return the methods of the control socket by name."""
-        return {"ping": self.ping, "status": self.status, "pending": self.pending}
+        return {
+            "ping": self.ping,
+            "status": self.status,
+            "pending": self.pending,
+            "frozen": self.frozen,
+        }
 
     async def ping(self) -> PingReport:
         """Say who is there."""
         return {"pid": os.getpid(), "mountpoint": os.fspath(self._parts.mountpoint)}
+
+    async def frozen(self) -> list[FrozenReport]:
+        """Return the frozen directories, by path."""
+        engine = self._parts.engine
+        found: list[FrozenReport] = []
+        for tree in await engine.list_frozen():
+            # An import of an instant before the directory was made has not got it.
+            with contextlib.suppress(StaleInodeError):
+                path = os.fsdecode(await engine.get_path(tree.ino))
+                found.append({"path": path, "thawing": tree.is_thawing})
+        return sorted(found, key=lambda each: each["path"])
 
     async def status(self) -> StatusReport:
         """Return the `StatusReport`."""

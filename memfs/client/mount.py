@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from memfs.client.placement import Placement
     from memfs.client.snapshots import Snapshots
     from memfs.control.methods.method import Method
+    from memfs.control.methods.mount import FrozenReport
     from memfs.control.report import PendingReport, PoolReport, StatusReport
 
 P = TypeVar("P")
@@ -547,6 +548,10 @@ class Mount(NamedTuple):
     def pool_create(self, name: str, size: str | int) -> PoolReport:
         """Reserve a part of RAM, or give a pool another size."""
         return self.asking(mount.POOL_CREATE)({"name": name, "size": size})
+
+    def frozen(self) -> list[FrozenReport]:
+        """Return the frozen directories, by path."""
+        return self.asking(mount.FROZEN)({})
 
     def pool_list(self) -> list[PoolReport]:
         """Return all pools, by name."""

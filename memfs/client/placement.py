@@ -27,6 +27,7 @@ UNPINNED = "auto"
 TIERS = ("hot", "warm", "cold", "glacier")
 _PREFIX = "user.memfs."
 _TIER = _PREFIX + "tier"
+_FROZEN = _PREFIX + "frozen"
 
 
 class PlacementError(UsageError):
@@ -106,6 +107,47 @@ def unpin(path: Path) -> None:
             raise _explain(error, path) from None
 
 
+def freeze(path: Path) -> None:
+    """Have nothing change in and below a directory, until it is thawed.
+
+    Raises:
+        PlacementError: EXDEV: it is not on memfs; EBUSY: a file below it is open for writing, or
+            mapped; EINVAL: a directory of a source was not listed yet, or too many are frozen;
+            ENOTSUP: it is not a directory; EPERM: it is another user's; else as of setxattr(2).
+    """
+    _require_memfs(path)
+    try:
+        xattr.setxattr(path, _FROZEN, b"1")
+    except OSError as error:
+        if error.errno in (errno.EBUSY, errno.EINVAL):
+            reason = read(path).why.get("freeze", error.strerror)
+            raise PlacementError(f"{path} cannot be frozen: {reason}", error.errno) from None
+        if error.errno == errno.ENOTSUP:
+            message = f"{path}: only a directory can be frozen"
+            raise PlacementError(message, errno.ENOTSUP) from None
+        raise _explain(error, path) from None
+
+
+def thaw(path: Path) -> None:
+    """Let a directory that was frozen change again, and what is below it.
+
+    Returns when it can; where other machines may read the mount, they have heard of it by then.
+
+    Raises:
+        PlacementError: EXDEV: it is not on memfs; ENODATA: it is not frozen, or with one above it;
+            EPERM: it is another user's; else as of removexattr(2).
+    """
+    _require_memfs(path)
+    try:
+        xattr.removexattr(path, _FROZEN)
+    except OSError as error:
+        if error.errno == errno.ENODATA:
+            tree = frozen_above(path)
+            told = "not frozen" if tree is None else f"frozen with {tree} of the mount: thaw that"
+            raise PlacementError(f"{path}: it is {told}", errno.ENODATA) from None
+        raise _explain(error, path) from None
+
+
 def read(path: Path) -> Placement:
     """Return where a file is, and why.
 
@@ -169,6 +211,13 @@ def _explain(error: OSError, path: Path) -> PlacementError:
         message = f"{path}: this node reads; the writer is {writer}: change it there"
         return PlacementError(message, code)
     return PlacementError(f"{path}: {error.strerror}", code)
+
+
+def frozen_above(path: Path) -> str | None:
+    """Return the frozen directory that a path is in, from the root of its mount, if it is."""
+    with contextlib.suppress(OSError):
+        return read_value(path, _FROZEN)
+    return None
 
 
 def writer_of(path: Path) -> str | None:

@@ -36,7 +36,16 @@ from memfs.exports.places import (
     without_times,
 )
 from memfs.metadata.records import Blob
-from memfs.types import STATE_ID_BYTES, BlobId, FormCoding, Layout, Place, SnapshotId, StateId
+from memfs.types import (
+    STATE_ID_BYTES,
+    BlobId,
+    FormCoding,
+    InodeNo,
+    Layout,
+    Place,
+    SnapshotId,
+    StateId,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -129,6 +138,8 @@ class Description(NamedTuple):
     them; in order."""
     life: int = 0
     """Number of the state's life, as of `moves.publish_tokens`."""
+    frozen: tuple[InodeNo, ...] = ()
+    """Directories of frozen trees, in order."""
 
     def is_like(self, other: Description) -> bool:
         """Return whether another one says the same, wherever its parts lie."""
@@ -137,7 +148,7 @@ class Description(NamedTuple):
     def _says(self) -> tuple[object, ...]:
         parts = [(part.kind, part.sealed.digest) for part in self.parts]
         sources = [*map(without_times, self.sources)]
-        return parts, self.pools, self.stores, sources, self.indexes, self.life
+        return parts, self.pools, self.stores, sources, self.indexes, self.life, self.frozen
 
     def encode(self) -> bytes:
         """Return it as its object has it."""
@@ -175,14 +186,27 @@ class Description(NamedTuple):
             head = _state_id(fields["state_id"]), SnapshotId(snap), *numbers
             indexes = tuple(map(_text, fields["indexes"]))
             rest = text_of(fields, "pools"), *places, indexes, number_of(fields, "life")
-            found = cls._make((*head, parts, *rest))
+            found = cls._make((*head, parts, *rest, tuple(map(_number, fields["frozen"]))))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise CorruptDataError(f"{name}: no description of an export: {error}") from None
         return found
 
 
 _PARTS = Description._fields.index("parts")
-_LEFT_OUT: dict[str, Any] = {"pools": "{}", "stores": [], "sources": [], "indexes": [], "life": 0}
+_LEFT_OUT: dict[str, Any] = {
+    "pools": "{}",
+    "stores": [],
+    "sources": [],
+    "indexes": [],
+    "life": 0,
+    "frozen": [],
+}
+
+
+def _number(value: object) -> InodeNo:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r} is no number of an inode")
+    return InodeNo(value)
 
 
 def _text(value: object) -> str:

@@ -32,7 +32,9 @@ from memfs.exports.notes import SETTING as EXPORTS_SETTING
 from memfs.exports.notes import ExportNote, dump_notes
 from memfs.exports.objects import open_sealed, read_done
 from memfs.exports.places import StoreAddress, needs_trust, store_of_source
+from memfs.metadata.namespace import FROZEN_SETTING
 from memfs.metadata.sqlite.creation import NO_SETTINGS
+from memfs.metadata.sqlite.frozen import encode_trees
 from memfs.metadata.sqlite.importing import StateBuilder
 from memfs.metadata.store_record import SETTING as STORE_SETTING
 from memfs.metadata.store_record import recall_store, store_setting
@@ -328,6 +330,8 @@ async def _settings(
             if store.name not in wanted.stores
         },
     }
+    if description.frozen:
+        settings[FROZEN_SETTING] = encode_trees(dict.fromkeys(description.frozen, False))
     if (noted := dump_notes(sorted(notes))) is not None:
         settings[EXPORTS_SETTING] = noted
     return settings

@@ -169,6 +169,7 @@ class ExportWriter:
             sources=tuple(sources),
             indexes=self._indexes(),
             life=(await sender_of(self._engine)).number,
+            frozen=tuple(sorted(tree.ino for tree in await self._engine.list_frozen())),
         )
 
     def _indexes(self) -> tuple[str, ...]:

@@ -61,6 +61,8 @@ class AttributeRequests(Writing):
     ) -> Attributes:
         """SETATTR."""
         self._activity.request_count += 1
+        # Before the raw file gets other times.
+        await self._engine.require_thawed(ino)
         if request.size is not None:
             return self._attributes(await self._truncate(caller, ino, request, request.size))
         return self._attributes(*await self._change(caller, ino, request))

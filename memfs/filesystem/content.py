@@ -60,15 +60,23 @@ class ContentRequests(AttributeRequests):
     """The requests that open files and touch their bytes."""
 
     async def open(
-        self, caller: Caller, ino: InodeNo, flags: int, kill_suidgid: bool = False
+        self,
+        caller: Caller,
+        ino: InodeNo,
+        flags: int,
+        kill_suidgid: bool = False,
+        node: InodeNo | None = None,
     ) -> Opened:
-        """OPEN."""
+        """OPEN, by a node of the file; None: the one of its number."""
+        node = ino if node is None else node
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         if writable:
             await self._wait_for_room(ino)
         truncate = bool(flags & os.O_TRUNC)
         self._activity.request_count += 1
         changing = writable or truncate
+        if changing:
+            await self._engine.require_thawed(ino)
         first = not self._open_table.is_open(ino)
         self._open_table.begin(ino, writing=changing)
         reference: LocalFile | None = None
@@ -105,7 +113,7 @@ class ContentRequests(AttributeRequests):
                 self._touch_atime(inode, time_ns)
             if inode.raw:
                 # It stays: nobody drops it, or gives the inode another one, while that is open.
-                mode, backing, handle = self._add_handle(inode, writable=writable)
+                mode, backing, handle = self._add_handle(inode, node, writable=writable)
             else:
                 async with self._open_table.gates.hold(ino):
                     # Others may have made one meanwhile.
@@ -114,7 +122,7 @@ class ContentRequests(AttributeRequests):
                         reference = None
                     inode = now
                     mode, backing, handle = self._add_handle(
-                        inode, writable=writable, reference=reference
+                        inode, node, writable=writable, reference=reference
                     )
             if writable and flags & os.O_DSYNC:
                 await self._sync_before_writes(caller, inode, handle)
@@ -123,11 +131,16 @@ class ContentRequests(AttributeRequests):
         return Opened(handle, mode, backing)
 
     def _add_handle(
-        self, inode: Inode, *, writable: bool, reference: LocalFile | None = None
+        self,
+        inode: Inode,
+        node: InodeNo,
+        *,
+        writable: bool,
+        reference: LocalFile | None = None,
     ) -> tuple[OpenMode, int, Handle]:
         fd = -1 if reference is None else reference.fd
-        mode, backing = self._open_table.choose(inode.ino, inode.raw, fd)
-        return mode, backing, self._open_table.add(inode.ino, mode, writable=writable)
+        mode, backing = self._open_table.choose(node, inode.raw, fd)
+        return mode, backing, self._open_table.add(node, mode, writable=writable)
 
     async def _open_reference(self, _inode: Inode) -> LocalFile | None:
         """Open the file that is not memfs's own and has the bytes of a sealed inode, if one has."""

@@ -15,9 +15,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from memfs.addresses import DEFAULT_NAME, store_of, told_store
+from memfs.bounded import BoundedDict
 from memfs.codecs.registry import get_codec, parse_codec
 from memfs.errors import (
     AlreadyExistsError,
+    FilesOpenError,
     InvalidValueError,
     NotPermittedError,
     NotSupportedError,
@@ -29,6 +31,7 @@ from memfs.filesystem.control_names import (
     CODEC_XATTR,
     CONTROL_XATTRS,
     DIGEST_XATTR,
+    FROZEN_XATTR,
     INHERITED_XATTRS,
     LEASE_XATTR,
     PIN_XATTR,
@@ -38,6 +41,7 @@ from memfs.filesystem.control_names import (
     TIER_XATTR,
     WHY_XATTR,
 )
+from memfs.filesystem.freezing import Freezing
 from memfs.filesystem.tensor_headers import TensorHeaders
 from memfs.hot.protocol import shorten
 from memfs.hot.tensors import FormatError, parse_dtype, parse_shape
@@ -80,6 +84,8 @@ if TYPE_CHECKING:
     from memfs.metadata.records import PendingMove
     from memfs.types import InodeNo, SourceId
 
+UNFROZEN_COUNT_MAX = 100
+
 UNPINNED = "auto"
 """What `pin` reads, and `tier` takes, where no pin is in force."""
 
@@ -116,6 +122,10 @@ class Control:
         self._move_parts = parts.move_parts
         self._config = parts.move_parts.config
         self._progress = parts.move_parts.progress
+        is_shared = self._config.metadata.url is not None
+        self._unfrozen: BoundedDict[InodeNo, str] = BoundedDict(UNFROZEN_COUNT_MAX)
+        """Why directories could not be frozen lately, for `why`."""
+        self._freezing = Freezing(parts.engine, parts.sealer, is_shared=is_shared)
         self._events = parts.move_parts.events
         self._room = parts.room
         self._recency = parts.recency
@@ -137,6 +147,7 @@ class Control:
             PUBLISH_DELETED_XATTR: partial(self._mark, PUBLISH_DELETED_XATTR),
             TENSOR_DTYPE_XATTR: partial(self._mark, TENSOR_DTYPE_XATTR),
             TENSOR_SHAPE_XATTR: partial(self._mark, TENSOR_SHAPE_XATTR),
+            FROZEN_XATTR: self._frozen,
         }
 
     async def get(self, caller: Caller, ino: InodeNo, name: bytes) -> bytes:
@@ -181,6 +192,8 @@ class Control:
             self._activity.note_pin(ino)
         elif name in (*MARKS, *TENSOR_MARKS):
             await self._set_mark(ino, name, text, flags)
+        elif name == FROZEN_XATTR:
+            await self._freeze(ino, text, flags)
         elif name == CACHE_XATTR:
             await self._drop_pages(ino, text)
         elif name == ASK_XATTR and self._door is not None:
@@ -206,6 +219,32 @@ class Control:
             raise NotPermittedError(
                 f"{name.decode()} holds for all below a directory: only its owner and root set it"
             )
+
+    async def _freeze(self, ino: InodeNo, text: str, flags: int) -> None:
+        if text != "1":
+            raise InvalidValueError(
+                f"{FROZEN_XATTR.decode()} takes 1, and not {text!r}; remove it to thaw the tree"
+            )
+        tree = await self._engine.find_frozen(ino)
+        _check_flags(FROZEN_XATTR, tree is not None and tree.ino == ino, flags)
+        try:
+            is_new = await self._freezing.freeze(ino)
+        except (FilesOpenError, InvalidValueError) as error:
+            self._unfrozen[ino] = str(error)
+            raise
+        self._unfrozen.pop(ino, None)
+        if is_new:
+            await self._tell(ino, "frozen")
+
+    async def _tell(self, ino: InodeNo, what: str) -> None:
+        """Note an event: what has become of a tree."""
+        self._events.note("freeze", os.fsdecode(await self._engine.get_path(ino)), what)
+
+    async def _frozen(self, inode: Inode) -> str:
+        tree = await self._engine.find_frozen(inode.ino)
+        if tree is None:
+            raise NoXattrError("it is not frozen")
+        return os.fsdecode(await self._engine.get_path(tree.ino))
 
     async def _set_pin(self, ino: InodeNo, tier: Tier | None, flags: int) -> None:
         if tier == Tier.HOT:
@@ -317,6 +356,10 @@ class Control:
             if name in (PUBLISH_XATTR, PUBLISH_DELETED_XATTR):
                 self._activity.changes.note_all()
             self._activity.note_pin(ino)
+            return
+        if name == FROZEN_XATTR:
+            await self._freezing.thaw(ino)
+            await self._tell(ino, "thawed")
             return
         if name not in (TIER_XATTR, CODEC_XATTR):
             if name in CONTROL_XATTRS:
@@ -507,6 +550,11 @@ class Control:
             answer["hot"] = refusal
         if (absent := self._no_hot_tier()) and await self._pin(inode) == Tier.HOT.label:
             answer["hot_tier"] = absent
+        if (reason := self._unfrozen.get(inode.ino)) is not None:
+            answer["freeze"] = reason
+        if (tree := await self._engine.find_frozen(inode.ino)) is not None:
+            path = os.fsdecode(await self._engine.get_path(tree.ino))
+            answer["frozen"] = f"{path} is frozen: nothing in it changes until `memfs thaw {path}`"
         if (reason := self._move_parts.unpublished.get(inode.ino)) is not None:
             answer["unpublished"] = reason
         answer |= await self._stores(inode)

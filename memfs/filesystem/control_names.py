@@ -30,6 +30,7 @@ CODEC_XATTR = b"user.memfs.codec"
 DIGEST_XATTR = b"user.memfs.digest"
 SNAPSHOT_STATE_XATTR = b"user.memfs.snapshot_state"
 SOURCE_XATTR = b"user.memfs.source"
+FROZEN_XATTR = b"user.memfs.frozen"
 XATTRS_XATTR = b"user.memfs.xattrs"
 """Written as `memfs.client.xattrs` does."""
 CACHE_XATTR = b"user.memfs.cache"
@@ -40,7 +41,7 @@ ASK_XATTR = b"user.memfs.ask"
 """What a user needs to query the mount (`memfs.filesystem.door`)."""
 
 
-INHERITED_XATTRS = frozenset({TIER_XATTR, CODEC_XATTR, *MARKS, *TENSOR_MARKS})
+INHERITED_XATTRS = frozenset({TIER_XATTR, CODEC_XATTR, FROZEN_XATTR, *MARKS, *TENSOR_MARKS})
 """Set on a directory they hold for all below it."""
 
 
@@ -117,6 +118,12 @@ CONTROL_XATTRS: dict[bytes, ControlXattr] = {
         "`remove`: a published object goes when its file is removed or renamed, unless somebody "
         "else has changed it. `keep`: it stays. `publish.delete` is the default. A directory's "
         "holds for all below.",
+    ),
+    FROZEN_XATTR: ControlXattr(
+        True,
+        "Write `1` to a directory, or run `memfs freeze`: nothing in it or below it changes, and "
+        "changes are EROFS. Remove it, or run `memfs thaw`, to end that. Read: the path of the "
+        "frozen directory, of all below it too.",
     ),
     DIGEST_XATTR: ControlXattr(False, "BLAKE3 of the content of this generation, where known."),
     SOURCE_XATTR: ControlXattr(

@@ -22,6 +22,7 @@ from memfs.errors import (
     ObjectChangedError,
     ObjectMissingError,
     StaleInodeError,
+    StoreError,
 )
 from memfs.filesystem.object_names import names_of_key
 from memfs.filesystem.small_files import SmallFiles
@@ -206,7 +207,12 @@ class ForeignChanges(SmallFiles):
 
     # --- requests --------------------------------------------------------------------------------
     async def open(
-        self, caller: Caller, ino: InodeNo, flags: int, kill_suidgid: bool = False
+        self,
+        caller: Caller,
+        ino: InodeNo,
+        flags: int,
+        kill_suidgid: bool = False,
+        node: InodeNo | None = None,
     ) -> Opened:
         """OPEN; ESTALE has the kernel look the name up again, which leads to what is there now."""
         known = await self._engine.get_object(ino)
@@ -214,7 +220,7 @@ class ForeignChanges(SmallFiles):
             # The kernel has not heard yet that the name leads elsewhere.
             raise ObjectChangedError(f"inode {ino}: {known.name} has another file by now")
         try:
-            opened = await super().open(caller, ino, flags, kill_suidgid)
+            opened = await super().open(caller, ino, flags, kill_suidgid, node)
         except (ObjectChangedError, ObjectMissingError) as error:
             await self._look_for_names(ino, error)
             raise
@@ -299,6 +305,8 @@ class ForeignChanges(SmallFiles):
         inode = await engine.get_inode(known.ino)
         if inode.generation != known.generation or inode.flags & InodeFlags.UNSEALED:
             return
+        if await engine.find_frozen(known.ino) is not None:
+            return
         if told.content_type in _UNKNOWN_TYPES:
             told = told._replace(content_type="")
         there = await engine.list_xattrs(known.ino)
@@ -332,6 +340,12 @@ class ForeignChanges(SmallFiles):
             known = await self._engine.get_object(ino)
             if known is None or not known.current:
                 return
+            if (tree := await self._engine.find_frozen(ino)) is not None:
+                path = os.fsdecode(await self._engine.get_path(tree.ino))
+                raise StoreError(
+                    f"inode {ino}: its object was changed in its source, and {path} is frozen: "
+                    "what is there now is taken after `memfs thaw` and `memfs adopt --refresh`"
+                ) from error
             store = await sources_of(self._move_parts).store_of(known.source)
             try:
                 found = await store.look_at(known.name)

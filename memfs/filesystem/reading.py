@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, NamedTuple, Never
 
 import trio
@@ -58,9 +57,6 @@ DIRECTORIES_MAX = 4096
 
 ALIASED_MAX = 4096
 """Files remembered that have further nodes."""
-
-_NODE: ContextVar[InodeNo] = ContextVar("node")
-"""By which node the file is opened that this task opens."""
 
 
 class _Kept(NamedTuple):
@@ -181,7 +177,7 @@ class ReadingFilesystem(Filesystem):
         if caller is None:
             entry = await super().lookup(parent, name)
             if entry is None:
-                await self._recency.see()
+                await self._recency.see_in(parent)
                 entry = await super().lookup(parent, name)
         else:
             entry = await self._lookup_walked(parent, name, caller)
@@ -232,7 +228,7 @@ class ReadingFilesystem(Filesystem):
             NotFoundError: It was removed since it was opened (getdents(2)).
         """
         if not after_cookie:
-            await self._recency.see()
+            await self._recency.see_in(ino)
         with _removed(ino):
             return await super().list_directory(ino, after_cookie, limit)
 
@@ -268,9 +264,14 @@ class ReadingFilesystem(Filesystem):
 
     # --- content ---------------------------------------------------------------------------------
     async def open(
-        self, caller: Caller, ino: InodeNo, flags: int, kill_suidgid: bool = False
+        self,
+        caller: Caller,
+        ino: InodeNo,
+        flags: int,
+        kill_suidgid: bool = False,
+        node: InodeNo | None = None,
     ) -> Opened:
-        """OPEN, by any node of a file."""
+        """OPEN, by any node of a file: that is what the kernel's number of it tells."""
         if flags & (os.O_ACCMODE | os.O_TRUNC) != os.O_RDONLY:
             raise self._recency.refusal()
         node, ino = ino, number_of(ino)
@@ -280,10 +281,9 @@ class ReadingFilesystem(Filesystem):
         for attempt in itertools.count(1):
             seen, release_count = await self._recency.wait_for_bytes(ino), self._released.count
             if not table.passthrough or table.has_mode(ino, OpenMode.CACHED):
-                await self._recency.forget_pages()
-            token = _NODE.set(node)
+                await self._recency.forget_pages(ino)
             try:
-                opened = await super().open(caller, ino, flags, kill_suidgid)
+                opened = await super().open(caller, ino, flags, kill_suidgid, node)
                 if opened.mode != OpenMode.PASSTHROUGH:
                     await self._keep_forms(ino)
                 return opened
@@ -295,12 +295,11 @@ class ReadingFilesystem(Filesystem):
                 if not is_anew and self._choose_node(await self._engine.get_inode(ino)) != node:
                     raise self._recency.walk_anew(ino, caller) from None
                 # Most programs have a file open for a moment.
+                await leave()
                 with trio.move_on_at(deadline_s) as wait:
                     await self._released.wait(release_count)
                 if wait.cancelled_caught:
                     raise
-            finally:
-                _NODE.reset(token)
         raise AssertionError("the last attempt returns or raises")
 
     async def _keep_forms(self, ino: InodeNo) -> None:
@@ -314,9 +313,14 @@ class ReadingFilesystem(Filesystem):
             self._kept[ino] = _Kept(inode.size, blob, forms)
 
     def _add_handle(
-        self, inode: Inode, *, writable: bool, reference: LocalFile | None = None
+        self,
+        inode: Inode,
+        node: InodeNo,
+        *,
+        writable: bool,
+        reference: LocalFile | None = None,
     ) -> tuple[OpenMode, int, Handle]:
-        node, table = _NODE.get(), self._open_table
+        table = self._open_table
         if table.is_passed_elsewhere(node, inode.raw):
             raise WrittenElsewhereError(
                 f"inode {inode.ino}: node {self._recency.writer} has rewritten it while a program "
@@ -383,7 +387,7 @@ class ReadingFilesystem(Filesystem):
         xattr: bytes,
     ) -> list[SmallContent | None]:
         """See `SmallFiles.get_small`."""
-        await self._recency.see()
+        await self._recency.see_in(directory)
         return await super().get_small(client, directory, paths, xattr)
 
     # --- what would change something -------------------------------------------------------------

@@ -82,6 +82,11 @@ class Log(Protocol):
     """Number of the last change that was applied."""
 
     @property
+    def is_fresh(self) -> bool:
+        """See `shared.log.Log.is_fresh`."""
+        ...
+
+    @property
     def name_changes(self) -> NameChanges:
         """Names that were taken."""
         ...
@@ -158,6 +163,8 @@ class Recency:
         self._told: deque[_Told] = deque()
         self._settled = self._attributes_told = self._all_told = log.applied
         self._has_other_snapshots = False
+        self._frozen_at = log.applied
+        """The last change that froze or thawed a tree."""
 
     @property
     def writer(self) -> str:
@@ -182,6 +189,8 @@ class Recency:
         for ino, aspect in effects.changed.items():
             invalidations.note_inode(ino, Aspect(int(aspect)))
         self._has_other_snapshots |= effects.snapshots
+        if effects.frozen:
+            self._frozen_at = self._log.applied
 
     async def run(self) -> None:
         """Note when the kernel has forgotten what is old, until cancelled."""
@@ -229,6 +238,37 @@ class Recency:
         await leave()
         return await self._log.barrier()
 
+    async def see_in(self, ino: InodeNo) -> None:
+        """Do as `see` for who asks about names in a directory, or below it.
+
+        Raises:
+            BehindError: As `see`.
+        """
+        if not await self._is_settled(ino):
+            await self.see()
+
+    async def _is_settled(self, ino: InodeNo) -> bool:
+        """Tell whether an inode is in a frozen tree, so that nothing of it is to be waited for.
+
+        All that it has was committed before the tree was frozen. Each walk of now has seen it,
+        unless it came by a symlink from elsewhere that was switched less than `FROZEN_S` ago:
+        no directory on the way to such a tree is moved.
+        """
+        engine = self._engine
+        if not engine.has_frozen or not self._log.is_fresh:
+            return False
+        if self._frozen_at > self._seen_by_walks():
+            return False
+        try:
+            tree = await engine.find_frozen(ino)
+            if tree is None or tree.is_thawing:
+                return False
+            inode = await engine.get_inode(ino)
+        except StaleInodeError:
+            return False
+        # Another name of a file may lie elsewhere, and its path may lead elsewhere by now.
+        return stat.S_ISDIR(inode.mode) or inode.nlink == 1
+
     async def see_named(self, ino: InodeNo, caller: Caller) -> bool:
         """Do as `see` for who was led to an inode by a path, and is about to use it.
 
@@ -242,6 +282,8 @@ class Recency:
         """
         is_anew = self._is_walked_anew(ino, caller)
         self._refused.pop(caller.pid, None)
+        if await self._is_settled(ino):
+            return is_anew
         number = await self._see_walked(ino, caller, is_anew=is_anew)
         if number > self._attributes_told:
             await self._kernel_cache.wait_attributes_told()
@@ -255,6 +297,8 @@ class Recency:
             BehindError: As `see`.
             StaleInodeError: The path may lead to another directory by now.
         """
+        if await self._is_settled(ino):
+            return
         is_anew = self._is_walked_anew(ino, caller)
         if not is_anew:
             self._refused.pop(caller.pid, None)
@@ -282,14 +326,14 @@ class Recency:
         self._refused[caller.pid] = _Refused(ino, trio.current_time() + WALK_S_MAX)
         return StaleInodeError(f"inode {ino}: a name of it leads elsewhere by now")
 
-    async def forget_pages(self) -> None:
-        """Return once the kernel has forgotten all pages that are old by now.
+    async def forget_pages(self, ino: InodeNo) -> None:
+        """Return once the kernel has forgotten all pages of a file that are old by now.
 
         Raises:
             BehindError: It has not in time.
         """
         number = self._log.applied
-        if number <= self._all_told:
+        if number <= self._all_told or await self._is_settled(ino):
             return
         await leave()
         limit_s = self._log.limit_s

@@ -20,8 +20,15 @@ from typing import TYPE_CHECKING
 import trio
 
 from memfs.content.sources import count_rows
-from memfs.errors import ListingOrderError, MemfsError, NotFoundError, StaleInodeError
+from memfs.errors import (
+    FrozenError,
+    ListingOrderError,
+    MemfsError,
+    NotFoundError,
+    StaleInodeError,
+)
 from memfs.filesystem.foreign_changes import Likeness, NewObject, is_same
+from memfs.filesystem.freezing import find_frozen_part
 from memfs.filesystem.object_names import names_of_key
 from memfs.metadata.foreign import Conflict, WhenGone
 from memfs.moves.attempt import sources_of
@@ -186,6 +193,8 @@ class Refresh:
         """
         self._tally.source = self._source.source
         try:
+            if path := await find_frozen_part(self._engine, self._source.root):
+                raise FrozenError(f"{path} is frozen: what has changed is taken once it is thawed")
             for attempt in range(2):
                 self._missing.clear()
                 self._returned.clear()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from memfs.client.mount import Mount
-from memfs.client.placement import writer_of
+from memfs.client.placement import frozen_above, writer_of
 from memfs.client.xattrs import set_xattrs
 from memfs.linux.beneath import open_beneath, rename_new
 from memfs.linux.mounts import device_of
@@ -207,11 +207,12 @@ class Root:
             path = Path(self.path)
             there = next(each for each in (path, *path.parents) if each.exists())
             writer = writer_of(there) if self._on_mount else None
-            reason = (
-                "it is mounted read-only"
-                if writer is None
-                else f"this node reads; the writer is {writer}: store it there"
-            )
+            if writer is not None:
+                reason = f"this node reads; the writer is {writer}: store it there"
+            elif self._on_mount and (tree := frozen_above(there)) is not None:
+                reason = f"{tree} of the mount is frozen: memfs thaw lets it change"
+            else:
+                reason = "it is mounted read-only, or frozen in part (memfs freeze --list)"
             raise ReadOnlyMountError(f"{self.path}: {reason}") from None
 
     def _dead(self) -> MountUnavailableError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from memfs.metadata.changes import Changes
 
@@ -20,12 +20,34 @@ if TYPE_CHECKING:
     from memfs.types import InodeNo, Tier
 
 
+FROZEN_SETTING = "frozen"
+"""Setting of the engine: directories of frozen trees, as JSON."""
+
+FROZEN_COUNT_MAX = 1000
+
+FROZEN_S = 2.0
+"""A node that reads relies on frozen trees as long as it knows what was committed so long ago;
+others begin to change one only when a thaw was committed for longer. A node asks four times a
+second, so that most answers are older by 0.25 s at most. Guess."""
+
+
+class FrozenTree(NamedTuple):
+    """A tree in which nothing changes that programs see."""
+
+    ino: InodeNo
+    """Its directory."""
+    is_thawing: bool
+    """Nodes may not rely on it any more, and nothing changes still."""
+
+
 class Namespace(Changes, Protocol):
     """Names, attributes, xattrs and pins: what every node of a mount sees alike.
 
     Every method that names an inode raises `StaleInodeError` if it does not exist. Names are bytes,
     any but `/` and NUL; longer than 255: `NameTooLongError`. `now_ns` is wall-clock time for the
-    mtime/ctime that POSIX wants updated on the inodes and parents involved.
+    mtime/ctime that POSIX wants updated on the inodes and parents involved. What changes names,
+    contents, attributes or xattrs raises `FrozenError` for an inode in a frozen tree; but access
+    times may change there, and the xattrs that steer memfs.
     """
 
     # --- reading names ----------------------------------------------------------------------------
@@ -230,6 +252,45 @@ class Namespace(Changes, Protocol):
 
     async def effective_xattr(self, ino: InodeNo, name: bytes) -> bytes | None:
         """Return the inode's own xattr of a name, else that of the nearest directory with one."""
+        ...
+
+    # --- frozen trees -----------------------------------------------------------------------------
+    async def freeze(self, ino: InodeNo) -> None:
+        """Have nothing change in and below a directory, until it is thawed.
+
+        Raises:
+            NotADirectoryInodeError: It is not a directory.
+            InvalidValueError: `FROZEN_COUNT_MAX` trees are frozen, or it was removed.
+        """
+        ...
+
+    async def begin_thaw(self, ino: InodeNo) -> None:
+        """Tell all nodes not to rely on it any more that a tree is frozen; it still is."""
+        ...
+
+    async def thaw(self, ino: InodeNo) -> None:
+        """End that a tree is frozen, if it is."""
+        ...
+
+    async def list_frozen(self) -> list[FrozenTree]:
+        """Return all frozen trees."""
+        ...
+
+    @property
+    def has_frozen(self) -> bool:
+        """Whether any tree is frozen."""
+        ...
+
+    async def require_thawed(self, ino: InodeNo) -> None:
+        """See that an inode may change: who opens it for writing is to hear of that at once.
+
+        Raises:
+            FrozenError: It is in a frozen tree.
+        """
+        ...
+
+    async def find_frozen(self, ino: InodeNo) -> FrozenTree | None:
+        """Return the nearest frozen tree that an inode is in, or is the directory of."""
         ...
 
     # --- pins and codecs --------------------------------------------------------------------------

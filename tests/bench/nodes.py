@@ -13,7 +13,8 @@ machine; rates are those of this machine, where server, proxy and clients share 
   on a mount whose names are in PostgreSQL as well, on one that has SQLite alone, and on JuiceFS
   (https://juicefs.com), where it is installed, with its metadata in PostgreSQL.
 - *reader*: processes that open, read and stat small files on a node that reads, which another node
-  has written, and on another mount of the same volume of JuiceFS.
+  has written, in a tree that changes and in a frozen one; on a mount that has SQLite alone; and on
+  another mount of the same volume of JuiceFS.
 """
 
 from __future__ import annotations
@@ -359,7 +360,11 @@ def pairs(
             port = stack.enter_context(running_slow_proxy(server.port, delay_ms / 1000))
             return f"://memfs@127.0.0.1:{port}/{database.name}?sslmode=disable"
 
-        found = {}
+        (base / "alone").mkdir(mode=0o755)
+        alone = Mount(base / "alone", "kernel", "")
+        alone.start()
+        stack.callback(alone.stop)
+        found = {ALONE: (alone.root, alone.root)}
         for delay_ms in delays_ms:
             title = _title(delay_ms)
             url, store = f"postgresql{reach(delay_ms)}", base / f"store-{title}"
@@ -392,12 +397,25 @@ def pairs(
         yield found
 
 
-def _fill(root: Path, file_count: int, *, is_memfs: bool) -> None:
-    (root / "files").mkdir()
+def _fill(directory: Path, file_count: int) -> None:
+    directory.mkdir()
     for number in range(file_count):
-        (root / "files" / f"{number:06}").write_bytes(bytes(READ_BYTES))
-    if is_memfs:
-        run_memfs("barrier", "--level", "remote", root)
+        (directory / f"{number:06}").write_bytes(bytes(READ_BYTES))
+
+
+def _prepare(places: dict[str, tuple[Path, Path]], file_count: int) -> dict[str, Path]:
+    """Write files, and return directories to read them in, frozen ones too, by title."""
+    homes = {}
+    for title, (written, read) in places.items():
+        _fill(written / "files", file_count)
+        homes[title] = read / "files"
+        if title == ALONE or title.startswith("JuiceFS"):
+            continue
+        _fill(written / "frozen", file_count)
+        run_memfs("barrier", "--level", "remote", written)
+        run_memfs("freeze", written / "frozen")
+        homes[f"{title}, frozen"] = read / "frozen"
+    return homes
 
 
 def measure_readers(
@@ -411,18 +429,16 @@ def measure_readers(
     """Return the rates where files are read that another mount has written, by row and place."""
     rows: Samples = {}
     with pairs(server, base, delays_ms) as places:
-        for title, (written, _) in places.items():
-            _fill(written, file_count, is_memfs=not title.startswith("JuiceFS"))
+        homes = _prepare(places, file_count)
         pids = scratch.processes_naming(base)
         for number in range(round_count + 1):
             for client_count in client_counts:
                 each = max(1, file_count // client_count)
-                for title in _turned(list(places), number):
-                    home = places[title][1] / "files"
+                for title in _turned(list(homes), number):
                     os.sync()
                     quiet.await_rest(pids)
                     for name, call, pass_count in READS:
-                        work = _bound(call, home, each, pass_count)
+                        work = _bound(call, homes[title], each, pass_count)
                         rate = each * client_count * pass_count / run_at_once([work] * client_count)
                         row = f"{name} on a reader, {client_count} client{'s' * (client_count > 1)}"
                         if number:

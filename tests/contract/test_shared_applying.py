@@ -14,6 +14,7 @@ from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from memfs.errors import CorruptDataError, ReadOnlyNodeError
+from memfs.metadata.namespace import FrozenTree
 from memfs.metadata.records import AttributeChanges
 from memfs.metadata.shared.applying import Applying, Aspect, TakenName
 from memfs.metadata.sqlite.engine import SqliteEngine
@@ -123,6 +124,26 @@ def test_what_of_an_inode_has_changed_is_told(pair: Pair) -> None:
     assert run(pair.reader.get_xattr(inode.ino, b"user.a")) == b"1"
 
 
+def test_trees_that_are_frozen_are_frozen_here(pair: Pair) -> None:
+    writer, reader = pair.writer, pair.reader
+    tree = run(make_directory(writer, b"tree"))
+    file = run(make_sealed(writer, b"f", size=3))
+    run(writer.rename(ROOT_INODE, b"f", tree.ino, b"f", 0, NOW_NS))
+    assert not pair.follow().frozen
+    assert run(reader.find_frozen(file.ino)) is None
+    for change, expected in (
+        (writer.freeze(tree.ino), FrozenTree(tree.ino, False)),
+        (writer.begin_thaw(tree.ino), FrozenTree(tree.ino, True)),
+        (writer.freeze(tree.ino), FrozenTree(tree.ino, False)),
+        (writer.thaw(tree.ino), None),
+    ):
+        run(change)
+        assert pair.follow().frozen
+        assert run(reader.find_frozen(file.ino)) == expected
+    run(writer.set_attributes(file.ino, AttributeChanges(mode=0o600)))
+    assert not pair.follow().frozen
+
+
 def test_bytes_that_can_be_had_now_are_told(pair: Pair) -> None:
     writer = pair.writer
     inode = run(make_sealed(writer, b"f", size=3))
@@ -173,6 +194,7 @@ def test_a_reader_changes_nothing_that_is_shared(pair: Pair) -> None:
     calls: list[Callable[[], Coroutine[Any, Any, object]]] = [
         lambda: make_file(reader, b"new"),
         lambda: make_directory(reader, b"new"),
+        lambda: reader.freeze(ROOT_INODE),
         lambda: reader.unlink(ROOT_INODE, b"f", NOW_NS),
         lambda: reader.rename(ROOT_INODE, b"f", ROOT_INODE, b"g", 0, NOW_NS),
         lambda: reader.set_attributes(inode.ino, AttributeChanges(mode=0)),

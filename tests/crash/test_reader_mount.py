@@ -10,13 +10,16 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from typing import IO, TYPE_CHECKING
 
 import pytest
 
+from memfs.filesystem.recency import GRACE_S
 from memfs.manager.errors import ReadOnlyMountError
 from memfs.manager.manager import MemoryManager
-from tests.crash.node_pair import SHORT_LIMIT_S, Pair, Way
+from memfs.metadata.namespace import FROZEN_S
+from tests.crash.node_pair import SHORT_LIMIT_S, Pair, Way, errno_of_reading
 from tests.mounting import MountError, run_memfs
 from tests.waiting import WAIT_S, join, wait_for
 
@@ -164,6 +167,55 @@ def test_names_that_only_the_directory_has_that_is_there_now(pair: Pair) -> None
         (here / "former").rename(here / "v1")
         assert (there / f"v0/only{number % 2}").read_text() == f"{number % 2}"
         assert not (there / f"v0/only{(number + 1) % 2}").exists()
+
+
+@both_drivers
+def test_a_tree_that_is_frozen_and_thawed(pair: Pair) -> None:
+    """What was changed after a thaw is seen, however long a reader has relied on the tree."""
+    here, there = pair.writer.root, pair.reader.root
+    (here / "set/d").mkdir(parents=True)
+    for number in range(2):
+        text = f"{number}" * 100
+        (here / "set/d/f").write_text(text)
+        pair.upload()
+        run_memfs("freeze", here / "set")
+        assert (there / "set/d/f").read_text() == text
+        # Until the reader relies on it.
+        time.sleep(FROZEN_S + GRACE_S)
+        for _ in range(ROUNDS):
+            assert (there / "set/d/f").read_text() == text
+            assert [path.name for path in (there / "set/d").iterdir()] == ["f"]
+            assert not (there / "set/d/missing").exists()
+        assert run_memfs("freeze", "--list", "--mount", there) == "/set\n"
+        with pytest.raises(MountError, match="this node reads; the writer is first: change it"):
+            run_memfs("thaw", there / "set")
+        run_memfs("thaw", here / "set")
+        (here / "set/d/new").write_text("new")
+        (here / "set/d/new").rename(here / "set/d/missing")
+        assert [path.name for path in (there / "set/d").iterdir()] == ["f", "missing"]
+        (here / "set/d/missing").unlink()
+        assert [path.name for path in (there / "set/d").iterdir()] == ["f"]
+        (here / "set/d/next").write_text(f"after {number}")
+        pair.upload()
+        (here / "set/d/next").rename(here / "set/d/f")
+        assert (there / "set/d/f").read_text() == f"after {number}"
+
+
+@pairs(Way("kernel", limit_s=4 * SHORT_LIMIT_S))
+def test_a_frozen_tree_is_not_relied_on_without_the_database(pair: Pair) -> None:
+    """A thaw may be under way, of which nobody would hear."""
+    here, there = pair.writer.root, pair.reader.root
+    (here / "set").mkdir()
+    (here / "set/f").write_text("text")
+    pair.upload()
+    run_memfs("freeze", here / "set")
+    time.sleep(FROZEN_S + GRACE_S)
+    with (there / "set/f").open() as file:
+        pair.database.server.stop(signal.SIGQUIT)
+        wait_for(lambda: errno_of_reading(there / "set/f") == errno.EIO, "it is relied on")
+        assert file.read() == "text"
+        pair.database.server.start()
+    wait_for(lambda: errno_of_reading(there / "set/f") is None, "it stays an error")
 
 
 @both_drivers

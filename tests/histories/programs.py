@@ -32,6 +32,10 @@ SLOTS = 3
 """Names that a directory is moved to and fro between."""
 RELEASES = 2
 """Directories that a symlink is switched between."""
+FROZEN = "user.memfs.frozen"
+FROZEN_SPAN_S = 6.0
+"""At most. Readers rely on what is frozen once that was long enough ago, so that they do for a part
+of it."""
 BYTES_MAX = 30_000
 LOOK_S = 0.05
 """Between two questions whether a file is in the store."""
@@ -140,6 +144,16 @@ class Place:
         os.symlink(target.rpartition("/")[2], beside, dir_fd=self._fd)
         os.rename(beside, path, src_dir_fd=self._fd, dst_dir_fd=self._fd)
 
+    def freeze(self, path: str) -> None:
+        """Have nothing change in a directory."""
+        with self.opened(path, os.O_RDONLY | os.O_DIRECTORY) as fd:
+            os.setxattr(fd, FROZEN, b"1")
+
+    def thaw(self, path: str) -> None:
+        """End that."""
+        with self.opened(path, os.O_RDONLY | os.O_DIRECTORY) as fd:
+            os.removexattr(fd, FROZEN)
+
     def read(self, path: str) -> str:
         """Return which version a file has."""
         with self.opened(path, os.O_RDONLY) as fd:
@@ -228,6 +242,8 @@ class Writer:
             return self._move()
         if chance < 0.88:
             return self._switch()
+        if chance < 0.9:
+            return self._freeze()
         return self._await_upload(self._rng.choice([*sorted(self._there), f"{self._moved}/token"]))
 
     def _put(self, path: str, kind: Kind) -> bool:
@@ -249,6 +265,18 @@ class Writer:
         self._release = (self._release + 1) % RELEASES
         target = f"{self._home}/release-{self._release}"
         return self._do(Kind.SWITCH, path, lambda: self._place.switch(path, target), target=target)
+
+    def _freeze(self) -> bool:
+        """Have readers rely on a tree for a while, and change it as soon as it is thawed."""
+        token = f"{self._moved}/token"
+        try:
+            self._place.freeze(self._moved)
+            time.sleep(self._rng.uniform(0, FROZEN_SPAN_S))
+            self._place.thaw(self._moved)
+        except OSError:
+            # Cut off, or killed: it may stay frozen.
+            return False
+        return self._put(token, Kind.REPLACE) and self._move()
 
     def _await_upload(self, path: str) -> bool:
         for _ in range(UPLOAD_LOOKS):

@@ -92,7 +92,7 @@ def test_the_control_xattrs_are_those_of_the_file_system() -> None:
         **dict.fromkeys(
             (
                 *("tier", "codec", "priority", "pool", "policy", "snapshot", "store", "publish"),
-                *("dtype", "shape", "ask"),
+                *("dtype", "shape", "ask", "frozen"),
             ),
             "read, write",
         ),

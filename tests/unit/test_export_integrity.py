@@ -15,10 +15,12 @@ from memfs.errors import StoreUnavailableError, UsageError
 from memfs.exports.importing import take_over
 from memfs.exports.integrity import READ_S
 from memfs.jobs.exports import ExportMethods, export_report
+from memfs.metadata.namespace import FrozenTree
 from memfs.moves.rekeying import rekey
 from memfs.moves.uploading import upload
 from memfs.placement.resident import POOLS_SETTING
 from memfs.stores.directory import DirectoryStore
+from memfs.types import ROOT_INODE
 from tests.faulty_store import Fault, FaultKind
 from tests.moving import State, compressible
 from tests.unit.test_exports import (
@@ -204,6 +206,24 @@ async def test_pools_go_into_an_export(tmp_path: Path) -> None:
     await bring(tmp_path)
     state = State(tmp_path / "new")
     assert await state.engine.get_setting(POOLS_SETTING) == pools
+    state.close()
+
+
+async def test_frozen_trees_go_into_an_export(tmp_path: Path) -> None:
+    """And what is frozen or thawed is enough for a new export."""
+    async with mounted(World(tmp_path)) as world:
+        await fill(world.state)
+        engine = world.state.engine
+        first = await world.exporter.export()
+        await engine.freeze(ROOT_INODE)
+        second = await world.exporter.export()
+        await engine.thaw(ROOT_INODE)
+        assert len({first.snap, second.snap, (await world.exporter.export()).snap}) == 3
+        await engine.freeze(ROOT_INODE)
+        await world.exporter.export()
+    await bring(tmp_path)
+    state = State(tmp_path / "new")
+    assert await state.engine.list_frozen() == [FrozenTree(ROOT_INODE, False)]
     state.close()
 
 

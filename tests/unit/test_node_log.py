@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from memfs.errors import BehindError, CorruptDataError, DisconnectedError
+from memfs.metadata.namespace import FROZEN_S
 from memfs.metadata.shared import bodies
 from memfs.metadata.shared.applying import Effects, TakenName
 from memfs.metadata.shared.log import (
@@ -161,6 +162,50 @@ async def test_a_barrier_has_all_that_was_committed_before(
         assert await log.barrier() >= committed
         assert engine.applied == [*range(1, log.applied + 1)]
         await trio.sleep(random.Random(database.seq).uniform(0, 0.02))
+
+
+async def test_what_is_known_is_fresh_for_a_while(
+    autojump_clock: object, nursery: trio.Nursery, database: Database, engine: Engine
+) -> None:
+    """Counted from the beginning of the round that told it, whatever the machine did meanwhile."""
+    suspended_s = 0.0
+    log = Log(
+        ReaderNode(2, "r", "postgresql://db", EPOCH),
+        *(engine.apply, engine.sync, 0, database.connect, LIMIT_S, random.Random(1)),
+        clock=lambda: trio.current_time() + suspended_s,
+    )
+    assert not log.is_fresh
+    nursery.start_soon(log.run)
+    await log.barrier()
+    await trio.sleep(100)
+    assert log.is_fresh
+    # The machine sleeps.
+    suspended_s = FROZEN_S
+    assert not log.is_fresh
+    await log.barrier()
+    assert log.is_fresh
+    # A round takes long: what it tells is as old as that.
+    database.round_s = FROZEN_S
+    await log.barrier()
+    assert not log.is_fresh
+    database.round_s = 0.01
+    await log.barrier()
+    assert log.is_fresh
+    database.is_dead = True
+    await trio.sleep(FROZEN_S)
+    assert not log.is_fresh
+
+
+async def test_who_cannot_follow_any_more_knows_nothing_fresh(
+    autojump_clock: object, nursery: trio.Nursery, database: Database, log: Log
+) -> None:
+    nursery.start_soon(log.run)
+    await log.barrier()
+    assert log.is_fresh
+    database.state = "behind"
+    with pytest.raises(BehindError):
+        await log.barrier()
+    assert not log.is_fresh
 
 
 async def test_those_who_wait_share_a_round(

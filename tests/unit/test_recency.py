@@ -19,6 +19,7 @@ from memfs.errors import (
     WrittenElsewhereError,
 )
 from memfs.filesystem.recency import GRACE_S, WALK_S_MAX, WRITTEN_WAIT_S, Recency
+from memfs.metadata.namespace import FrozenTree
 from memfs.metadata.records import Inode, InodeFlags
 from memfs.metadata.shared.applying import Aspect, Effects
 from memfs.types import NO_BLOB, NO_RAW, ROOT_INODE, Generation, InodeNo, RawId
@@ -41,11 +42,22 @@ class Tables:
     def __init__(self) -> None:
         self.inodes = {FILE: inode(FILE)}
         self.forms: dict[InodeNo, list[object]] = {}
+        self.frozen: dict[InodeNo, bool] = {}
+        """Inodes in frozen trees, and whether these are being thawed."""
 
     async def get_inode(self, ino: InodeNo) -> Inode:
         if ino not in self.inodes:
             raise StaleInodeError(f"inode {ino}")
         return self.inodes[ino]
+
+    @property
+    def has_frozen(self) -> bool:
+        return bool(self.frozen)
+
+    async def find_frozen(self, ino: InodeNo) -> FrozenTree | None:
+        if ino not in self.inodes:
+            raise StaleInodeError(f"inode {ino}")
+        return FrozenTree(ino, self.frozen[ino]) if ino in self.frozen else None
 
     async def list_all_forms(self, found: Inode) -> list[Form]:
         return cast("list[Form]", self.forms.get(found.ino, []))
@@ -233,6 +245,81 @@ async def test_a_database_that_does_not_answer(
     with pytest.raises(BehindError) as caught:
         await node.recency.see_named(FILE, Thread())
     assert caught.value.errno == errno.EIO
+
+
+# --- frozen trees --------------------------------------------------------------------------------
+def frozen() -> Effects:
+    effects = Effects()
+    effects.frozen = True
+    return effects
+
+
+@pytest.fixture
+def frozen_node(node: Node) -> Node:
+    node.tables.inodes[DIRECTORY] = inode(DIRECTORY)._replace(mode=0o040755, nlink=2)
+    node.tables.frozen = {FILE: False, DIRECTORY: False}
+    return node
+
+
+async def test_what_is_frozen_is_asked_of_nobody(frozen_node: Node) -> None:
+    node = frozen_node
+    # Another node has changed something, and the database would not even answer.
+    node.log.commit(taken(OTHER, leads_on=True))
+    node.log.answers = False
+    for _ in range(3):
+        assert not await node.is_refused(FILE)
+        assert not await node.is_refused(DIRECTORY)
+        assert not await node.misses_elsewhere(DIRECTORY)
+        await node.recency.see_in(DIRECTORY)
+    assert node.log.barrier_count == 0
+    node.log.answers = True
+    assert await node.is_refused(OTHER)
+    await node.recency.see_in(OTHER)
+    assert node.log.barrier_count == 2
+
+
+@pytest.mark.parametrize("what", ["old knowledge", "being thawed", "several names", "gone"])
+async def test_what_may_change_is_asked_for(frozen_node: Node, what: str) -> None:
+    node, tables = frozen_node, frozen_node.tables
+    match what:
+        case "old knowledge":
+            node.log.is_fresh = False
+        case "being thawed":
+            tables.frozen[FILE] = True
+        case "several names":
+            tables.inodes[FILE] = inode(FILE, nlink=2)
+        case "gone":
+            del tables.inodes[FILE]
+    node.log.commit(taken(FILE))
+    assert await node.is_refused(FILE)
+    assert node.log.barrier_count == 1
+
+
+async def test_a_walk_from_before_the_freeze_is_walked_anew(
+    frozen_node: Node, autojump_clock: trio.testing.MockClock
+) -> None:
+    """The kernel may have walked by names that led elsewhere then."""
+    node = frozen_node
+    async with node.running():
+        node.log.commit(taken(FILE))
+        node.log.commit(frozen())
+        node.log.apply()
+        await trio.testing.wait_all_tasks_blocked()
+        assert await node.is_refused(FILE)
+        assert node.log.barrier_count == 1
+        await trio.sleep(GRACE_S)
+        assert not await node.is_refused(FILE, pid=2)
+        assert node.log.barrier_count == 1
+
+
+async def test_who_was_refused_before_is_a_stranger_after_a_frozen_file(frozen_node: Node) -> None:
+    """It has walked another path since: what it walks next may be old."""
+    node = frozen_node
+    node.log.commit(taken(OTHER))
+    assert await node.is_refused(OTHER)
+    assert not await node.is_refused(FILE)
+    node.log.commit(taken(OTHER))
+    assert await node.is_refused(OTHER)
 
 
 # --- bytes ---------------------------------------------------------------------------------------

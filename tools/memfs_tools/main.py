@@ -40,6 +40,8 @@ _MODULES = {
     "metrics": "metrics",
     "pin": "pin",
     "unpin": "pin",
+    "freeze": "freeze",
+    "thaw": "freeze",
     "why": "why",
     "query": "query",
     "tag": "tag",

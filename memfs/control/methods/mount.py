@@ -22,6 +22,15 @@ class PendingParameters(TypedDict):
     limit: NotRequired[int]
 
 
+class FrozenReport(TypedDict):
+    """A directory in which nothing changes, nor below it."""
+
+    path: str
+    """From the root of the mount, with a slash before it."""
+    thawing: bool
+    """It is about to be thawed, or that was cut off."""
+
+
 class RemountParameters(TypedDict):
     """Other options of a mount."""
 
@@ -158,6 +167,7 @@ EVENTS = Method("events", EventsParameters, list[EventReport])
 METRICS = Method("metrics", Nothing, MetricsReport)
 PING = Method("ping", Nothing, PingReport)
 STATUS = Method("status", Nothing, StatusReport)
+FROZEN = Method("frozen", Nothing, list[FrozenReport])
 PENDING = Method("pending", PendingParameters, list[PendingReport])
 ACTIVITY = Method("activity", ActivityParameters, ActivityReport)
 REMOUNT = Method("remount", RemountParameters, dict[str, object])

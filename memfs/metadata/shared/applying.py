@@ -18,6 +18,7 @@ import stat
 from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.errors import CorruptDataError, ReadOnlyNodeError
+from memfs.metadata.namespace import FROZEN_SETTING
 from memfs.metadata.records import InodeFlags, Usage
 from memfs.metadata.shared.statements import LOCAL, SHARED
 from memfs.metadata.sqlite import statements as sqlite
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from memfs.metadata.shared.bodies import Body
     from memfs.metadata.sqlite.statements import Parameters, Row
 
-FOLLOWED_SETTINGS = frozenset({"policy.marked", "policy.pools", "budgets"})
+FOLLOWED_SETTINGS = frozenset({"policy.marked", "policy.pools", "budgets", FROZEN_SETTING})
 """Settings that are the mount's; each node has all others for itself."""
 
 APPLIED_SETTING = "nodes.applied"
@@ -127,13 +128,14 @@ class Effects:
         taken: Names that lead there no longer.
         changed: Inodes of which something has changed.
         snapshots: Snapshots came or went.
+        frozen: Trees were frozen or thawed.
     """
 
     def __init__(self) -> None:
         self.made: list[tuple[InodeNo, bytes, InodeNo]] = []
         self.taken: list[TakenName] = []
         self.changed: dict[InodeNo, Aspect] = {}
-        self.snapshots = False
+        self.snapshots = self.frozen = False
 
     def note(self, ino: int, aspect: Aspect) -> None:
         """Note an inode of which something has changed."""
@@ -404,10 +406,17 @@ class Applying(SqliteEngine):
         if is_followed_setting(str(parameters[0])):
             self._write(sqlite.PUT_SETTING, parameters)
             self._cache.may_be_marked = None
+            self._note_setting(str(parameters[0]))
 
     def _follow_delete_setting(self, parameters: Row) -> None:
         if is_followed_setting(str(parameters[0])):
             self._write(sqlite.DELETE_SETTING, parameters)
+            self._note_setting(str(parameters[0]))
+
+    def _note_setting(self, name: str) -> None:
+        if name == FROZEN_SETTING:
+            self._cache.forget_frozen()
+            self._effects.frozen = True
 
     def _follow_garbage(self, parameters: Row) -> None:
         """Objects are removed by who has written them."""

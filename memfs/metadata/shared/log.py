@@ -27,6 +27,8 @@ import trio
 from memfs.backoff import Backoff
 from memfs.defects import as_failure
 from memfs.errors import BehindError, CorruptDataError, DisconnectedError, MemfsError
+from memfs.linux.boot import boot_time_s
+from memfs.metadata.namespace import FROZEN_S
 from memfs.metadata.shared import bodies
 from memfs.signals import Signal
 
@@ -155,6 +157,7 @@ class Log:
         limit_s: So long a barrier waits.
         rng: Gives jitter.
         reach: Told of each fault point.
+        clock: Seconds, those in which the machine was suspended included.
     """
 
     def __init__(
@@ -167,6 +170,7 @@ class Log:
         limit_s: float,
         rng: random.Random,
         reach: Callable[[str], None] = lambda _point: None,
+        clock: Callable[[], float] = boot_time_s,
     ) -> None:
         self._node = node
         self._apply_changes = apply
@@ -198,6 +202,9 @@ class Log:
         """Why nothing is told any more, for good."""
         self._reason: str | None = None
         self._answered_at = time.time()
+        self._clock = clock
+        self._known_s = float("-inf")
+        """All that was committed by then is applied, by `clock`."""
 
     # --- asking ----------------------------------------------------------------------------------
     async def barrier(self) -> int:
@@ -236,6 +243,11 @@ class Log:
             await self._told.wait(self._told.count)
         await trio.lowlevel.checkpoint()
         return self.applied
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether all is applied that was committed `FROZEN_S` ago."""
+        return self._refusal is None and self._clock() - self._known_s < FROZEN_S
 
     def report(self) -> LogReport:
         """Return how far this node is."""
@@ -359,7 +371,7 @@ class Log:
         report = await self._due_report() if is_first else []
         limit_s = self.limit_s if is_first else min(self.limit_s, SILENT_S)
         while True:
-            before = self.applied
+            before, begun_s = self.applied, self._clock()
             found, *_, changes = await session.transact(
                 [
                     (READ_STATE, (self._node.number,)),
@@ -373,6 +385,7 @@ class Log:
             self._reach("reader.fetched")
             await self._apply(changes, seq)
             if self.applied >= seq:
+                self._known_s = max(self._known_s, begun_s)
                 return
 
     async def _due_report(self) -> list[tuple[str, tuple[int, ...]]]:

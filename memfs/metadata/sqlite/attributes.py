@@ -70,12 +70,17 @@ def _check_xattr(name: bytes, value: bytes) -> None:
         raise TooBigError(f"xattr of {len(value)} bytes; {XATTR_VALUE_BYTES_MAX} are allowed")
 
 
+_NO_CHANGES = AttributeChanges()
+
+
 class Attributes(Namespace):
     """Changing inodes that stay where they are."""
 
     async def set_attributes(self, ino: InodeNo, changes: AttributeChanges) -> Inode:
         self._begin_change()
         inode = self._inode(ino)
+        if self._frozen_trees() and changes._replace(atime_ns=None) != _NO_CHANGES:
+            self._require_thawed(inode)
         return self._change_attributes(inode, changes)
 
     def _change_attributes(self, inode: Inode, changes: AttributeChanges) -> Inode:
@@ -128,6 +133,7 @@ class Attributes(Namespace):
                 raise AlreadyExistsError(f"inode {ino} has an xattr {name!r}")
             if not exists and flags == XATTR_REPLACE:
                 raise NoXattrError(f"inode {ino} has no xattr {name!r}")
+        self._require_settable(inode, name)
         self._check_room(ino, [(name, value)])
         self._put_xattr(ino, name, value)
         self._set_links(inode, inode.nlink, inode.mtime_ns, now_ns)
@@ -137,6 +143,7 @@ class Attributes(Namespace):
         inode = self._inode(ino)
         if self._row(SELECT_XATTR, (ino, name)) is None:
             raise NoXattrError(f"inode {ino} has no xattr {name!r}")
+        self._require_settable(inode, name)
         self._delete_xattr(ino, name)
         self._set_links(inode, inode.nlink, inode.mtime_ns, now_ns)
 
@@ -151,6 +158,9 @@ class Attributes(Namespace):
         inode = self._inode(ino)
         for name, value in xattrs:
             _check_xattr(name, value or b"")
+            self._require_settable(inode, name)
+        if mode is not None:
+            self._require_thawed(inode)
         self._check_room(ino, xattrs)
         for name, value in xattrs:
             if value is None:
@@ -158,6 +168,11 @@ class Attributes(Namespace):
             else:
                 self._put_xattr(ino, name, value)
         return self._change_attributes(inode, AttributeChanges(mode=mode, ctime_ns=now_ns))
+
+    def _require_settable(self, inode: Inode, name: bytes) -> None:
+        """See that an xattr may change: what steers memfs may in a frozen tree, too."""
+        if not name.startswith(CONTROL_PREFIX):
+            self._require_thawed(inode)
 
     def _check_room(self, ino: InodeNo, xattrs: Sequence[tuple[bytes, bytes | None]]) -> None:
         """See that an inode has room for xattrs that it is to get.

@@ -123,6 +123,8 @@ class Contents(Attributes):
             return inode
         if generation is not None and inode.generation != generation:
             return inode
+        if not overwritten:
+            self._require_thawed(inode)
         stays = inode.raw == raw
         needed = self._needed(inode)
         if stays and not inode.blob and not overwritten and needed and not self._stands(inode):

@@ -167,7 +167,7 @@ class Foreign(Held):
     async def adopt_files(self, files: Sequence[AdoptedFile]) -> list[bool]:
         self._begin_change(grows=True)
         for parent in {file.parent for file in files}:
-            self._living_directory(parent)
+            self._require_thawed(self._living_directory(parent))
         for file in files:
             check_new_name(file.name)
         known: set[tuple[int, bytes]] = set()

@@ -19,6 +19,9 @@ TOUCHED_COUNT_MAX = 8192
 """Entries of `InodeCache.touched`, of which one takes some 150 bytes; guess: directories that
 programs fill at the same time, and files whose xattrs they set one by one."""
 
+FROZEN_ABOVE_COUNT_MAX = 65_536
+"""Directories in `InodeCache.frozen_above`, some 6 MB; only where a tree is frozen."""
+
 LEFT_OUT_COUNT_MAX = 1024
 """Directories in `InodeCache.left_out`; guess: those that programs remove from at the same time."""
 
@@ -56,6 +59,11 @@ class InodeCache:
         """By a directory, the user of a file there, and a snapshot: what `left_out.Answer` has. It
         holds for good, but for the number of a snapshot that was taken back."""
 
+        self.frozen_trees: dict[int, bool] | None = None
+        """Directories of frozen trees, and whether they are being thawed; None: not read yet."""
+        self.frozen_above: BoundedDict[int, int] = BoundedDict(FROZEN_ABOVE_COUNT_MAX)
+        """By directory, the nearest of them above it, or itself; 0: it is in no frozen tree."""
+
     def clear(self) -> None:
         """Forget everything: rows were changed unseen."""
         self._inodes.clear()
@@ -64,7 +72,18 @@ class InodeCache:
         self.has_directories = None
         self.tallies.clear()
         self.may_be_marked = None
+        self.forget_frozen()
         self.forget_snapshots()
+
+    def note_frozen(self, trees: dict[int, bool]) -> None:
+        """Note which trees are frozen."""
+        self.frozen_trees = trees
+        self.frozen_above.clear()
+
+    def forget_frozen(self) -> None:
+        """Forget which trees are frozen: they may be others."""
+        self.frozen_trees = None
+        self.frozen_above.clear()
 
     def forget_snapshots(self) -> None:
         """Forget what is known of the newest snapshot: it may be another one."""

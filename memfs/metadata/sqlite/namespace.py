@@ -20,7 +20,8 @@ from memfs.errors import (
     NotPermittedError,
 )
 from memfs.metadata.records import DirectoryEntry, Inode, NewInode, RenameResult
-from memfs.metadata.sqlite.rows import INODE_COUNT, RAW_COUNT, Rows, is_directory
+from memfs.metadata.sqlite.frozen import Frozen
+from memfs.metadata.sqlite.rows import INODE_COUNT, RAW_COUNT, is_directory
 from memfs.metadata.sqlite.statements import (
     DELETE_DENTRY,
     DELETE_INODE,
@@ -85,7 +86,7 @@ def _later(inode: Inode, now_ns: int) -> int:
     return max(now_ns, inode.ctime_ns + 1)
 
 
-class Namespace(Rows):
+class Namespace(Frozen):
     """Reading and changing names."""
 
     # --- reading ---------------------------------------------------------------------------------
@@ -134,10 +135,6 @@ class Namespace(Rows):
         self._inode(ino)
         return self._parent(ino)
 
-    def _parent(self, ino: InodeNo) -> InodeNo:
-        row = self._row("select parent from dentry where ino = ? limit 1", (ino,))
-        return ROOT_INODE if row is None else InodeNo(row[0])
-
     async def get_dentry(self, ino: InodeNo) -> tuple[InodeNo, bytes] | None:
         self._inode(ino)
         row = self._row("select parent, name from dentry where ino = ? limit 1", (ino,))
@@ -145,15 +142,7 @@ class Namespace(Rows):
 
     async def get_path(self, ino: InodeNo) -> bytes:
         self._inode(ino)
-        names: list[bytes] = []
-        while ino != ROOT_INODE:
-            row = self._row("select parent, name from dentry where ino = ? limit 1", (ino,))
-            if row is None:
-                orphan = b"<inode %d>" % ino
-                return b"/".join([orphan, *reversed(names)])
-            names.append(row[1])
-            ino = row[0]
-        return b"/" + b"/".join(reversed(names))
+        return self._path(ino)
 
     async def read_link(self, ino: InodeNo) -> bytes:
         row = self._row("select target from symlink where ino = ?", (ino,))
@@ -167,6 +156,7 @@ class Namespace(Rows):
     async def create(self, parent: InodeNo, name: bytes, new: NewInode) -> Inode:
         self._begin_change(grows=True)
         directory = self._living_directory(parent)
+        self._require_thawed(directory)
         check_new_name(name)
         check_room(users_bytes(new.xattrs))
         makes_directory = new.mode & 0o170000 == stat.S_IFDIR
@@ -218,6 +208,7 @@ class Namespace(Rows):
         check_new_name(name)
         if is_directory(inode):
             raise NotPermittedError(f"inode {ino} is a directory: it has one name only")
+        self._require_thawed(inode, directory)
         cookie = self._take_id()
         if not self._database.write_unique(INSERT_DENTRY, (parent, cookie, name, ino)):
             raise AlreadyExistsError(f"{name!r} exists in directory {parent}")
@@ -242,6 +233,7 @@ class Namespace(Rows):
         cookie, inode = self._dentry(parent, name, expected)
         if is_directory(inode):
             raise IsADirectoryInodeError(f"{name!r} in directory {parent} is a directory")
+        self._require_thawed(directory, inode)
         self._remove_dentry(parent, cookie, name, inode.ino)
         self._set_links(directory, directory.nlink, now_ns, now_ns)
         after = self._set_links(inode, inode.nlink - 1, inode.mtime_ns, _later(inode, now_ns))
@@ -257,6 +249,7 @@ class Namespace(Rows):
         if not is_directory(inode):
             raise NotADirectoryInodeError(f"{name!r} in directory {parent} is not a directory")
         self._check_empty(inode)
+        self._require_thawed(inode)
         self._remove_dentry(parent, cookie, name, inode.ino)
         self._set_links(directory, directory.nlink - 1, now_ns, now_ns)
         self._note_directory_gone(inode.ino)
@@ -313,10 +306,11 @@ class Namespace(Rows):
             whiteout is not None and kind == RENAME_EXCHANGE
         ):
             raise InvalidValueError(f"rename flags {flags:#x} are not known")
-        self._directory(parent)
-        self._living_directory(new_parent)
+        directories = self._directory(parent), self._living_directory(new_parent)
         check_new_name(new_name)
         cookie, moved = self._dentry(parent, name, expected)
+        self._require_thawed(*directories, moved)
+        self._require_way_free(moved)
         target = self._row(_SELECT_DENTRY, (new_parent, new_name))
         found = NO_INODE if target is None else target[1]
         _check_expected(new_parent, new_name, found, expected_target)
@@ -334,6 +328,8 @@ class Namespace(Rows):
         target_cookie, replaced = target[0], self._inode(target[1])
         if replaced.ino == moved.ino:
             return RenameResult(moved, None)
+        self._require_thawed(replaced)
+        self._require_way_free(replaced)
         self._check_no_cycle(moved, new_parent)
         if kind == RENAME_EXCHANGE:
             self._check_no_cycle(replaced, parent)

@@ -53,6 +53,7 @@ from memfs.types import (
     BLOCK_BYTES,
     NO_RAW,
     OWN_STORE,
+    ROOT_INODE,
     BlobId,
     FormCoding,
     FormKind,
@@ -266,6 +267,23 @@ class Rows:
             raise NotADirectoryInodeError(f"inode {ino} is not a directory")
         return inode
 
+    # --- places ----------------------------------------------------------------------------------
+    def _parent(self, ino: int) -> InodeNo:
+        row = self._row("select parent from dentry where ino = ? limit 1", (ino,))
+        return ROOT_INODE if row is None else InodeNo(row[0])
+
+    def _path(self, ino: int) -> bytes:
+        names: list[bytes] = []
+        while ino != ROOT_INODE:
+            row = self._row("select parent, name from dentry where ino = ? limit 1", (ino,))
+            if row is None:
+                orphan = b"<inode %d>" % ino
+                return b"/".join([orphan, *reversed(names)])
+            names.append(row[1])
+            ino = row[0]
+        return b"/" + b"/".join(reversed(names))
+
+    # --- changing inodes -------------------------------------------------------------------------
     def _set_links(self, inode: Inode, nlink: int, mtime_ns: int, ctime_ns: int) -> Inode:
         """Store link count and times, and return the inode after it."""
         same_times = mtime_ns == inode.mtime_ns and ctime_ns == inode.ctime_ns

@@ -46,7 +46,7 @@ class StandInLog:
         self.committed: deque[Callable[[], Effects]] = deque()
         """They are in the database, and not here yet."""
         self.barrier_count = 0
-        self.answers = True
+        self.answers = self.is_fresh = True
         self._told = Signal()
 
     def commit(self, effects: Effects) -> None:
