@@ -29,6 +29,7 @@ from tests.contract.engine.site import BIRTH_NS, CONFIG, SMALL, SqliteSite, run
 from tests.contract.engine.tables import Tables, assert_same, local_tables, shared_tables
 from tests.contract.test_engine_machine import QUICK, EngineMachine
 from tests.contract.test_engine_snapshot_machine import SnapshotMachine
+from tests.killed import Killed
 from tests.waiting import WAIT_S
 
 if TYPE_CHECKING:
@@ -159,10 +160,6 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that there are many."""
     monkeypatch.setattr(instant, "ROWS_A_STEP", 3)
     monkeypatch.setattr(instant, "LONG_ROWS_A_STEP", 2)
-
-
-class Killed(BaseException):
-    """Ends what a process does."""
 
 
 class Attempt:

@@ -27,13 +27,13 @@ from tests.contract.engine.tables import assert_same, local_tables, shared_table
 from tests.contract.test_moving_in import (
     NAME,
     Attempt,
-    Killed,
     join,
     move_in,
     open_alone,
     read,
     row_count,
 )
+from tests.killed import Killed
 from tests.waiting import WAIT_S
 
 if TYPE_CHECKING:

@@ -34,6 +34,7 @@ from tests.contract.engine.replica import without_own
 from tests.contract.engine.scene import Nodes
 from tests.contract.engine.site import CONFIG, SMALL, run
 from tests.contract.engine.tables import assert_same, local_tables, shared_tables
+from tests.killed import Killed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,10 +44,6 @@ if TYPE_CHECKING:
     from memfs.metadata.shared.engine import SharedEngine
     from memfs.types import InodeNo, StateId
     from tests.servers.postgresql import Database
-
-
-class Killed(BaseException):
-    """Ends what a process does."""
 
 
 class Scene(Nodes):

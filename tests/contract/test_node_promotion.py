@@ -32,6 +32,7 @@ from tests.contract.engine.replica import without_own
 from tests.contract.engine.scene import Scene, send
 from tests.contract.engine.site import run
 from tests.contract.engine.tables import assert_same, local_tables, shared_tables
+from tests.killed import Killed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,10 +43,6 @@ if TYPE_CHECKING:
 
 LOST = ["open", "d/only here"]
 """Files whose bytes the first writer has alone."""
-
-
-class Killed(BaseException):
-    """Ends what a process does."""
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ from tests.contract.engine.site import BIRTH_NS, CONFIG, SMALL, run
 from tests.contract.engine.tables import assert_same, local_tables, shared_tables
 from tests.contract.test_engine_machine import QUICK, EngineMachine
 from tests.contract.test_engine_snapshot_machine import SnapshotMachine
+from tests.killed import Killed
 from tests.waiting import WAIT_S
 
 if TYPE_CHECKING:
@@ -132,10 +133,6 @@ def _write_some(engine: Engine) -> None:
     run(engine.delete_snapshot(snapshot.snap))
     run(engine.create_snapshot("one", NOW_NS))
     engine.commit_nowait()
-
-
-class Killed(BaseException):
-    """Ends what a process does."""
 
 
 @pytest.mark.parametrize("is_filled_before", [False, True], ids=["new", "behind"])

@@ -18,15 +18,12 @@ from memfs.moves.faults import NODE_POINTS
 from tests.contract.engine.making import make_file, names_in
 from tests.contract.engine.site import CONFIG, SMALL, run
 from tests.fake_database import FakeDatabase
+from tests.killed import Killed
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 QUIET = Limits(checkpoint_bytes=1 << 20, journal_bytes=1 << 20, reserve_bytes=1 << 16)
-
-
-class Killed(BaseException):
-    """Ends what a process does."""
 
 
 class Life:

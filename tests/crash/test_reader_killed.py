@@ -18,6 +18,7 @@ from tests.contract.engine.postgres_site import MountDatabase
 from tests.contract.engine.replica import without_own
 from tests.contract.engine.site import BIRTH_NS, CONFIG, SMALL
 from tests.contract.engine.tables import assert_same, local_tables, shared_tables
+from tests.killed import Killed
 from tests.waiting import WAIT_S
 
 if TYPE_CHECKING:
@@ -25,10 +26,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.servers.postgresql import Database
-
-
-class Killed(BaseException):
-    """Ends what a process does."""
 
 
 class Life:

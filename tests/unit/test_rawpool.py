@@ -29,6 +29,7 @@ from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.metadata.sqlite.limits import Limits
 from memfs.stores.raw import RawStore
 from memfs.types import ROOT_INODE
+from tests.killed import Killed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -266,10 +267,6 @@ def test_a_fsynced_empty_file_is_not_durable_before_its_time_is_on_the_disk(worl
     world.run(world.filesystem.finish_requests())
     sealed = world.run(world.engine.get_inode(file.ino))
     assert sealed.flags == 0
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: no handler of errors sees it."""
 
 
 def test_a_kill_between_the_time_of_an_unused_raw_file_and_its_seal_changes_no_time(
