@@ -207,10 +207,16 @@ def _explain(error: OSError, path: Path) -> PlacementError:
     if code in (errno.ENODATA, errno.EPERM) and not (path.is_file() or path.is_dir()):
         # The kernel lets nobody ask for user.* of other files (xattr(7)).
         return PlacementError(f"{path}: only files and directories have a place", code)
-    if code == errno.EROFS and (writer := writer_of(path)) is not None:
-        message = f"{path}: this node reads; the writer is {writer}: change it there"
-        return PlacementError(message, code)
-    return PlacementError(f"{path}: {error.strerror}", code)
+    return PlacementError(f"{path}: {reason_of(error, path)}", code)
+
+
+def reason_of(error: OSError, path: Path) -> str:
+    """Return why a change failed, for people: what is read-only is so for one of three reasons."""
+    if error.errno == errno.EROFS and (writer := writer_of(path)) is not None:
+        return f"this node reads; the writer is {writer}: change it there"
+    if error.errno == errno.EROFS and (tree := frozen_above(path)) is not None:
+        return f"{tree} of the mount is frozen; memfs thaw lets it change"
+    return error.strerror or str(error)
 
 
 def frozen_above(path: Path) -> str | None:

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from memfs.client.placement import PlacementError
+from memfs.client.placement import PlacementError, reason_of
 from memfs.client.xattrs import set_xattrs
 from memfs.errors import UsageError
 from memfs.linux.mounts import find_containing_mount
@@ -62,7 +62,8 @@ def set_tags(path: str | os.PathLike[str], tags: Mapping[bytes, bytes | None]) -
             raise PlacementError(f"{place} does not lie in a mount of memfs", errno.EXDEV)
         set_xattrs(place, tags)
     except OSError as error:
-        raise PlacementError(f"{place}: {error.strerror}", error.errno or errno.EIO) from None
+        reason = reason_of(error, place)
+        raise PlacementError(f"{place}: {reason}", error.errno or errno.EIO) from None
 
 
 def read_csv(file: Path, base: Path) -> Iterator[Tagged]:

@@ -61,9 +61,8 @@ class AttributeRequests(Writing):
     ) -> Attributes:
         """SETATTR."""
         self._activity.request_count += 1
-        # Before the raw file gets other times.
-        await self._engine.require_thawed(ino)
         if request.size is not None:
+            await self._engine.require_thawed(ino)
             return self._attributes(await self._truncate(caller, ino, request, request.size))
         return self._attributes(*await self._change(caller, ino, request))
 
@@ -102,6 +101,8 @@ class AttributeRequests(Writing):
     ) -> Changed:
         """Change all but the size of an inode whose gate is held, within a change."""
         ino, live = inode.ino, self._live(inode, status)
+        # Before the raw file gets other times.
+        await self._engine.require_thawed(ino)
         time_ns = self._next_ctime_ns(live)
         atime_ns = _time_asked_for(request.atime_ns, time_ns)
         mtime_ns = _time_asked_for(request.mtime_ns, time_ns)

@@ -210,7 +210,7 @@ class Root:
             if writer is not None:
                 reason = f"this node reads; the writer is {writer}: store it there"
             elif self._on_mount and (tree := frozen_above(there)) is not None:
-                reason = f"{tree} of the mount is frozen: memfs thaw lets it change"
+                reason = f"{tree} of the mount is frozen; memfs thaw lets it change"
             else:
                 reason = "it is mounted read-only, or frozen in part (memfs freeze --list)"
             raise ReadOnlyMountError(f"{self.path}: {reason}") from None

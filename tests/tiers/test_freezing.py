@@ -117,6 +117,8 @@ def test_programs_are_told_by_the_tools_that_they_use(mount: Mount, tree: Path) 
     """cp, rsync, rm and MemoryManager fail with what the kernel says, and change nothing."""
     run_memfs("freeze", tree)
     before = listing(tree)
+    with pytest.raises(MountError, match="d/g: /above/tree of the mount is frozen; memfs thaw"):
+        run_memfs("tag", tree / "d/g", "a=1")
     free = mount.root / "other/free"
     commands: tuple[list[str | Path], ...] = (
         ["cp", free, tree / "f"],
