@@ -64,6 +64,11 @@ DOUBTFUL_COUNT_MAX = 100_000
 are not. About 3 us each."""
 
 
+RELEASE_S = 0.02
+"""Given once to a file that seems to be open, where somebody asks about it: close(2) does not wait
+for RELEASE, which may be on its way to the daemon."""
+
+
 class _Synced(NamedTuple):
     """A raw file when an fsync of it began."""
 
@@ -209,6 +214,16 @@ class Sealer:
             async with gates.hold(ino):
                 if ino in self._candidates or self._may_be_left_out(ino):
                     await self._seal_entered([ino])
+
+    async def seal_closed(self, ino: InodeNo) -> None:
+        """Seal one file as `seal` does; one that a program has closed just now is waited for.
+
+        Checkpoint: if it seems to be open.
+        """
+        await self.seal(ino)
+        if self._open_table.has_writer(ino):
+            await trio.sleep(RELEASE_S)
+            await self.seal(ino)
 
     async def adopt_unsealed(self) -> int:
         """Make candidates of all files that an earlier daemon left unsealed; returns how many."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from memfs.content.sealing import RELEASE_S
 from memfs.content.sources import count_rows
 from memfs.errors import FilesOpenError, InvalidValueError, NotSupportedError, NoXattrError
 from memfs.metadata.namespace import FROZEN_S
@@ -28,8 +29,7 @@ if TYPE_CHECKING:
     from memfs.metadata.engine import Engine
 
 ATTEMPT_COUNT = 5
-ATTEMPT_PAUSE_S = 0.02
-"""A file that was closed just now is given so long: close(2) does not wait for RELEASE."""
+"""With `RELEASE_S` between two."""
 
 THAW_MARGIN_S = 0.5
 """Clocks of machines may run at rates that differ a little. Guess, and far above that."""
@@ -81,7 +81,7 @@ class Freezing:
             except FilesOpenError:
                 if attempt == ATTEMPT_COUNT:
                     raise
-                await trio.sleep(ATTEMPT_PAUSE_S)
+                await trio.sleep(RELEASE_S)
             else:
                 break
         return True

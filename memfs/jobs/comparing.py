@@ -168,6 +168,9 @@ class Comparing:
             except NotFoundError:
                 # The snapshot was deleted meanwhile.
                 continue
+            if name is None and inode is not None and inode.flags & InodeFlags.UNSEALED:
+                await self._parts.sealer.seal_closed(inode.ino)
+                inode = await self._find(snap, wanted)
             if inode is None:
                 continue
             key = inode.ino, inode.generation

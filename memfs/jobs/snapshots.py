@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import trio
 
-from memfs.content.sealing import SEALS_A_STEP_MAX
+from memfs.content.sealing import RELEASE_S, SEALS_A_STEP_MAX
 from memfs.content.sources import unlisted_notes
 from memfs.errors import FilesOpenError, InvalidValueError, StaleInodeError
 from memfs.moves.open_files import OpenState
@@ -40,10 +40,6 @@ OWN_LABEL_PREFIX = "memfs."
 
 COPY_S_MAX = 5.0
 """How long a call waits for copies of files that are open for writing; they go on after it."""
-
-RELEASE_S = 0.02
-"""Given once to files that seem to be open: close(2) does not wait for RELEASE, which may be on its
-way to the daemon when the program asks for a snapshot next."""
 
 HELD_A_STEP = 128
 """Kept contents that are counted before the event loop is given back: 1 ms of CPU."""

@@ -51,6 +51,8 @@ NOT_REGISTERED = {
     # Kept with a generation or a version, which is compared at each use.
     "Sealer._synced", "HotBoard.residents", "HotBoard._full", "HotTier._failures",
     "Listings._listings",
+    # Why the last attempt to freeze it failed, whatever it is by now.
+    "Control._unfrozen",
     # For seconds, and only of a directory that the engine says is not listed yet.
     "DemandListing._ended",
     # Nodes inside of `.memfs`: what is open there, and what was made to be opened.

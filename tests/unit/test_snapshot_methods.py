@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from memfs.content.past import PastReader
+from memfs.content.sealing import RELEASE_S
 from memfs.errors import AlreadyExistsError, InvalidValueError, NameTooLongError, NotFoundError
+from memfs.jobs.comparing import Comparing
 from memfs.jobs.snapshot_removal import SnapshotRemoval
 from memfs.jobs.snapshots import (
     DESCRIPTION_LENGTH_MAX,
     LABEL_COUNT_MAX,
-    RELEASE_S,
     SnapshotMethods,
 )
 from memfs.moves.open_files import OpenFiles
@@ -156,3 +158,28 @@ def test_deletion_is_of_all_that_were_named_or_of_nothing(
     assert [each["name"] for each in world.run(methods.list_all())] == ["b"]
     with pytest.raises(NotFoundError, match="there is no snapshot 'a'"):
         world.run(methods.show("a"))
+
+
+def test_the_present_version_of_a_file_that_was_closed_is_exact(world: World) -> None:
+    """Whether the mover has come to it or not, and if its RELEASE is on its way."""
+    file = world.create(ROOT_INODE, b"file", 0o644, os.O_RDWR)
+    world.write(file, 0, b"content")
+    parts = world.move_parts
+    past = PastReader(world.engine, parts.raw_store, parts.sealer, world.parts.form_reader)
+    comparing = Comparing(parts, past)
+
+    async def main() -> list[str]:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(release)
+            told = await comparing.versions("file")
+        return [each["state"] for each in told["versions"]]
+
+    async def release() -> None:
+        await trio.sleep(RELEASE_S / 2)
+        world.release(file)
+
+    assert world.run(main()) == ["exact"]
+    again = world.open(file.ino, os.O_RDWR)
+    world.write(again, 0, b"another")
+    [version] = world.run(comparing.versions("file"))["versions"]
+    assert version["state"] == "open"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -11,16 +10,17 @@ from memfs.client import placement
 from memfs.control.typed import encode
 from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
-from memfs_tools.arguments import AS_JSON, MOUNT, PATHS
+from memfs_tools.arguments import AS_JSON, MOUNT, PATHS, GivenPath
 from memfs_tools.mounts import choose_mount
 from memfs_tools.terminal import complain, tell, tell_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 
 @click.command()
-@click.argument("paths", nargs=-1, type=click.Path(exists=True, path_type=Path), metavar="PATH...")
+@click.argument("paths", nargs=-1, type=GivenPath(), metavar="PATH...")
 @click.option("--list", "lists", is_flag=True, help="Show the frozen directories of a mount.")
 @MOUNT
 @AS_JSON
