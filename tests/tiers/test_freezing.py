@@ -176,6 +176,7 @@ def test_it_is_told_what_is_frozen_and_why_not(mount: Mount, tree: Path) -> None
     for path in (tree, tree / "d", tree / "d/g"):
         assert told(path, "frozen") == "/above/tree"
         assert "/above/tree is frozen" in why(path)["frozen"]
+    assert "frozen   /above/tree is frozen: nothing in it changes" in run_memfs("why", tree / "d")
     assert error_of(told, root / "above", "frozen") == "ENODATA"
     with pytest.raises(MountError, match="it is frozen with /above/tree of the mount: thaw that"):
         run_memfs("thaw", tree / "d")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("paths", nargs=-1, type=GivenPath(), metavar="PATH...")
+@click.argument("paths", nargs=-1, type=GivenPath(), metavar="[PATH...]")
 @click.option("--list", "lists", is_flag=True, help="Show the frozen directories of a mount.")
 @MOUNT
 @AS_JSON

@@ -86,6 +86,8 @@ def _lines(placement: Placement) -> list[str]:
         lines.append(f"not hot  {why['hot']}")
     if "hot_tier" in why:
         lines.append(f"hot tier does not serve at present: {why['hot_tier']}")
+    if "frozen" in why:
+        lines.append(f"frozen   {why['frozen']}")
     if "ram" in why:
         lines.append(f"ram      cached and not locked: {why['ram']}")
     if "room" in why:
