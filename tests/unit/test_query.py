@@ -261,9 +261,8 @@ def test_globs_match_as_they_say(glob: str, path: str, expected: bool) -> None:
     ],
 )
 def test_no_glob_takes_long(glob: str, path: str) -> None:
-    pattern = glob_pattern(glob)
     with processor_time_below(1):
-        assert pattern.fullmatch(path) is None
+        assert glob_pattern(glob).fullmatch(path) is None
 
 
 SEGMENTS = st.sampled_from(["a", "b", "ab", "aab", "x"])
