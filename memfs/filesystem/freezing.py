@@ -140,7 +140,8 @@ class Freezing:
     async def _require_listed(self, ino: InodeNo) -> None:
         engine = self._engine
         for source in await engine.list_sources():
-            if not (await self._is_in(source.root, ino) or await self._is_in(ino, source.root)):
+            root = source.root
+            if not (await _is_in(engine, root, ino) or await _is_in(engine, ino, root)):
                 continue
             if count := (await count_rows(engine, source.source)).unlisted_count:
                 raise InvalidValueError(
@@ -148,10 +149,12 @@ class Freezing:
                     "files for good: memfs adopt --refresh lists all"
                 )
 
-    async def _is_in(self, ino: InodeNo, directory: InodeNo) -> bool:
-        while ino not in (directory, ROOT_INODE):
-            ino = await self._engine.get_parent(ino)
-        return ino == directory
+
+async def _is_in(engine: Engine, ino: InodeNo, directory: InodeNo) -> bool:
+    """Return whether a directory is below another one, or is that."""
+    while ino not in (directory, ROOT_INODE):
+        ino = await engine.get_parent(ino)
+    return ino == directory
 
 
 async def find_frozen_part(engine: Engine, root: InodeNo) -> str | None:
@@ -160,10 +163,7 @@ async def find_frozen_part(engine: Engine, root: InodeNo) -> str | None:
         return None
     tree = await engine.find_frozen(root)
     trees = [] if tree is None else [tree.ino]
-    for each in await engine.list_frozen():
-        ino = each.ino
-        while ino not in (root, ROOT_INODE):
-            ino = await engine.get_parent(ino)
-        if ino == root:
-            trees.append(each.ino)
+    trees += [
+        each.ino for each in await engine.list_frozen() if await _is_in(engine, each.ino, root)
+    ]
     return os.fsdecode(await engine.get_path(trees[0])) if trees else None

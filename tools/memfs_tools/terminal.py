@@ -13,9 +13,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from memfs.errors import UsageError
 from memfs.escaping import escape_text
+from memfs.exit_codes import ExitCode
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
     from typing import TextIO
 
 
@@ -52,3 +56,15 @@ def is_error_shown() -> bool:
 def tell_json(content: object, *, indent: int | None = 2) -> None:
     """Print a value for programs. JSON escapes by itself, but for DEL."""
     click.echo(json.dumps(content, indent=indent).replace("\x7f", "\\u007f"))
+
+
+def for_each(paths: Sequence[Path], action: Callable[[Path], None]) -> ExitCode:
+    """Do it for all, say what failed, and return the first failure's code."""
+    failure = ExitCode.OK
+    for path in paths:
+        try:
+            action(path)
+        except UsageError as error:
+            complain(str(error))
+            failure = failure or ExitCode(error.exit_code)
+    return failure

@@ -8,11 +8,9 @@ import click
 
 from memfs.client import placement
 from memfs.control.typed import encode
-from memfs.errors import UsageError
-from memfs.exit_codes import ExitCode
 from memfs_tools.arguments import AS_JSON, MOUNT, PATHS, GivenPath
 from memfs_tools.mounts import choose_mount
-from memfs_tools.terminal import complain, tell, tell_json
+from memfs_tools.terminal import for_each, tell, tell_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +44,7 @@ def freeze(paths: tuple[Path, ...], lists: bool, place: Path | None, as_json: bo
         return
     if not paths or place is not None:
         raise click.UsageError("name directories, or --list.")
-    _for_each(paths, placement.freeze, "frozen", as_json=as_json)
+    _do_all(paths, placement.freeze, "frozen", as_json=as_json)
 
 
 @click.command()
@@ -61,7 +59,7 @@ def thaw(paths: tuple[Path, ...], as_json: bool) -> None:
     Where other machines may read the mount, this takes 2.5 seconds: all of them hear of it before
     anything changes. If that is cut off, the directory stays frozen: run it again.
     """  # noqa: D301 - \b is for click: keep the lines below as they are
-    _for_each(paths, placement.thaw, "thawed", as_json=as_json)
+    _do_all(paths, placement.thaw, "thawed", as_json=as_json)
 
 
 def _list(place: Path | None, *, as_json: bool) -> None:
@@ -73,22 +71,19 @@ def _list(place: Path | None, *, as_json: bool) -> None:
         tell(f"{each['path']}{'  being thawed' if each['thawing'] else ''}")
 
 
-def _for_each(
+def _do_all(
     paths: tuple[Path, ...], action: Callable[[Path], None], what: str, *, as_json: bool
 ) -> None:
-    """Do it for all, say what failed, and exit with the code of the first failure."""
-    failure = ExitCode.OK
+    """Do it for all, say what was done, and exit with the code of the first failure."""
     done: list[str] = []
-    for path in paths:
-        try:
-            action(path)
-        except UsageError as error:
-            complain(str(error))
-            failure = failure or ExitCode(error.exit_code)
-        else:
-            done.append(str(path))
-            if not as_json:
-                tell(f"{path} is {what}")
+
+    def do(path: Path) -> None:
+        action(path)
+        done.append(str(path))
+        if not as_json:
+            tell(f"{path} is {what}")
+
+    failure = for_each(paths, do)
     if as_json:
         tell_json({what: done}, indent=None)
     if failure:

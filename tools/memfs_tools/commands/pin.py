@@ -8,15 +8,15 @@ import click
 
 from memfs.client import placement
 from memfs.client.placement import TIERS
-from memfs.errors import MemfsError, UsageError
+from memfs.errors import MemfsError
 from memfs.exit_codes import ExitCode
 from memfs_tools.arguments import PATHS
 from memfs_tools.mounts import find_mount_above
 from memfs_tools.pin_wait import wait_until_there
-from memfs_tools.terminal import complain, tell
+from memfs_tools.terminal import complain, for_each, tell
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from memfs_tools.pin_wait import Waited
@@ -40,7 +40,7 @@ def pin(tier: str, paths: tuple[Path, ...], wait: bool) -> None:
     itself goes on in the background: `memfs why PATH` tells how far it is, and --wait waits for it.
     Stopped by Ctrl-C, the pin stays and the move goes on.
     """  # noqa: D301 - \b is for click: keep the lines below as they are
-    failure = _for_each(paths, lambda path: placement.pin(path, tier))
+    failure = for_each(paths, lambda path: placement.pin(path, tier))
     note = None if failure else _tier_note(paths[0], tier)
     if note is not None:
         complain(f"{tier}: {note}")
@@ -99,17 +99,5 @@ def unpin(paths: tuple[Path, ...]) -> None:
     \b
     memfs unpin /mnt/data/2024
     """  # noqa: D301 - \b is for click: keep the lines below as they are
-    if failure := _for_each(paths, placement.unpin):
+    if failure := for_each(paths, placement.unpin):
         raise click.exceptions.Exit(failure)
-
-
-def _for_each(paths: Sequence[Path], action: Callable[[Path], None]) -> ExitCode:
-    """Do it for all, say what failed, and return the first failure's code."""
-    failure = ExitCode.OK
-    for path in paths:
-        try:
-            action(path)
-        except UsageError as error:
-            complain(str(error))
-            failure = failure or ExitCode(error.exit_code)
-    return failure
